@@ -1,0 +1,6 @@
+module github.com/slashrun/slashrun
+
+go 1.26.0
+
+require (
+)
