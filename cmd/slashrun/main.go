@@ -1,0 +1,12 @@
+// Command slashrun owns /run on Linux: it mounts it, lays it out and looks
+// after what lives in it. "slashrun help" lists the commands; each one lives in
+// a file of its own in internal/cli.
+package main
+
+import (
+	"os"
+
+	"github.com/slashrun/slashrun/internal/cli"
+)
+
+func main() { os.Exit(cli.Main()) }
