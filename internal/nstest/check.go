@@ -88,6 +88,7 @@ type mount struct {
 	readOnly   bool // of this mount; the file system may be writable
 	options    string
 	propagates bool // shared, or a slave
+	source     string
 }
 
 func mountTable() ([]mount, error) {
@@ -103,16 +104,16 @@ func readMounts(r io.Reader) ([]mount, error) {
 	var list []mount
 	s := bufio.NewScanner(r)
 	for s.Scan() {
-		before, _, ok := strings.Cut(s.Text(), " - ")
-		f := strings.Fields(before)
-		if !ok || len(f) < 6 {
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		f, fs := strings.Fields(before), strings.Fields(after)
+		if !ok || len(f) < 6 || len(fs) < 2 {
 			return nil, fmt.Errorf("mountinfo: cannot read line %q", s.Text())
 		}
 		id, err := strconv.Atoi(f[0])
 		if err != nil {
 			return nil, fmt.Errorf("mountinfo: mount ID of line %q: %w", s.Text(), err)
 		}
-		m := mount{id: id, point: unescape(f[4]), options: f[5]}
+		m := mount{id: id, point: unescape(f[4]), options: f[5], source: unescape(fs[1])}
 		for _, opt := range strings.Split(f[5], ",") {
 			m.readOnly = m.readOnly || opt == "ro"
 		}

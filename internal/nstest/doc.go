@@ -25,7 +25,8 @@
 //
 // A test may call Run several times, also with different options; each call is
 // a process of its own. Values do not travel between the two sides: the function
-// sees what the test computed inside. It must not call Run again.
+// sees what the test computed inside. It may call Run again, or the Run of another
+// kit, for a process inside of the process.
 //
 // The log of the inner test appears in the outer test's; failing, skipping,
 // panicking, calling os.Exit, being killed and running past the deadline all

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/rerun"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -233,8 +234,8 @@ func TestNestsAgain(t *testing.T) {
 func TestSeveralCalls(t *testing.T) {
 	for i := range 2 {
 		Run(t, Options{}, func(t *testing.T) {
-			if inside.Call != i {
-				t.Errorf("call %d runs the function of call %d", inside.Call, i)
+			if s := rerun.Load(); s.Frames[0].Call != i {
+				t.Errorf("call %d runs the function of call %d", s.Frames[0].Call, i)
 			}
 		})
 	}
@@ -270,7 +271,9 @@ func TestSubject(t *testing.T) {
 	subject("exits3", Options{}, func(t *testing.T) { os.Exit(3) })
 	subject("exitsBySyscall", Options{}, func(t *testing.T) { syscall.Exit(0) })
 	subject("killed", Options{}, func(t *testing.T) { syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} })
-	subject("nests", Options{}, func(t *testing.T) { Run(t, Options{}, func(t *testing.T) {}) })
+	subject("nests", Options{}, func(t *testing.T) {
+		Run(t, Options{}, func(t *testing.T) { t.Error("an error two levels down") })
+	})
 	subject("keepsNothing", Options{Keep: []string{"/nonexistent/file"}}, func(t *testing.T) {})
 	subject("hangs", Options{}, func(t *testing.T) { select {} })
 	subject("sleeps", Options{}, func(t *testing.T) { // for TestChildrenDieWithTheParent
@@ -311,9 +314,9 @@ func TestWhatHappensInsideIsSeenOutside(t *testing.T) {
 		{"panicsAsPID1", true, "a panic inside", nil},
 		{"exits0", true, "unexpected call to os.Exit(0)", nil},
 		{"exits3", true, "exit status 3", nil},
-		{"exitsBySyscall", true, "ended before the function returned", nil},
+		{"exitsBySyscall", true, "ended before its function returned", nil},
 		{"killed", true, "killed", nil},
-		{"nests", true, "Run inside of Run", nil},
+		{"nests", true, "an error two levels down", nil},
 		{"keepsNothing", true, "/nonexistent/file", nil},
 		{"hangs", true, "test timed out", []string{"-test.timeout=2s"}},
 	} {

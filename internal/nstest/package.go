@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/slashrun/slashrun/internal/rerun"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -24,13 +25,22 @@ func MainInside(m *testing.M, o Options) {
 }
 
 func mainOutside(m *testing.M, o Options) int {
-	c := child{plan: plan{Stage: stageInit, Options: o}, stdout: os.Stdout, stderr: os.Stderr}
-	if flagValue("test.list") != "" {
+	c := child{plan: plan{Stage: stageInit, Options: o, Whole: true}, stdout: os.Stdout, stderr: os.Stderr}
+	if rerun.FlagValue("test.list") != "" {
 		return m.Run()
 	}
 	if err := errors.Join(o.check(), c.packageArgs()); err != nil {
 		fmt.Fprintf(os.Stderr, "nstest: %v\n", err)
 		return 2
+	}
+	// Another kit may have started this process and wait for its report.
+	if c.state = rerun.Load(); c.state.Report != "" {
+		path, err := c.handDown(c.state.Report, os.O_WRONLY)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "nstest: %v\n", err)
+			return 2
+		}
+		c.state.Report = path
 	}
 	status, reports, err := c.run(context.Background())
 	for _, r := range reports {

@@ -5,85 +5,53 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/slashrun/slashrun/internal/rerun"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
-
-// calls counts the calls of Run by test.
-var calls = struct {
-	sync.Mutex
-	n       map[string]int
-	running bool // inside: the function that was meant is running
-}{n: map[string]int{}}
 
 // Run runs f in namespaces of its own, as the package documentation describes,
 // and ends t as f's test ended: it fails, skips, or returns.
 func Run(t *testing.T, o Options, f func(t *testing.T)) {
 	t.Helper()
-	calls.Lock()
-	call := calls.n[t.Name()]
-	calls.n[t.Name()]++
-	nested := calls.running
-	calls.Unlock()
-	if nested {
-		t.Fatal("nstest: Run inside of Run's function")
-	}
-	if inside != nil && inside.Test == "" {
+	if inside != nil && inside.Whole {
 		f(t) // MainInside: already there
 		return
 	}
-	if inside != nil {
-		if t.Name() != inside.Test || call != inside.Call {
-			return // another call of Run is meant
+	switch role, frames := rerun.Enter(t, "nstest"); role {
+	case rerun.Outside:
+		runOutside(t, o, frames)
+	case rerun.Inside:
+		if inside == nil {
+			t.Fatal("nstest: TestMain must call nstest.Main or nstest.Setup")
 		}
-		body(t, f)
+		rerun.Body(t, f)
+	case rerun.Through:
+		f(t)
+	case rerun.Elsewhere:
 	}
-	runOutside(t, o, call)
-}
-
-// body runs the function that the outside asked for, and then ends the test:
-// what follows Run is for the outside.
-func body(t *testing.T, f func(t *testing.T)) {
-	calls.Lock()
-	calls.running = true
-	calls.Unlock()
-	returned := false
-	t.Cleanup(func() { // registered first, so it runs after the function's own
-		out := os.NewFile(fdReport, "report")
-		err := send(out, report{Done: true, Failed: t.Failed(), Skipped: t.Skipped() && !returned})
-		if err != nil {
-			t.Errorf("nstest: reporting to the outside: %v", err)
-		}
-	})
-	f(t)
-	returned = true
-	t.SkipNow()
 }
 
 // runOutside starts the inside and waits for it.
-func runOutside(t *testing.T, o Options, call int) {
+func runOutside(t *testing.T, o Options, frames []rerun.Frame) {
 	t.Helper()
 	if o.Real {
 		testenv.Need(t, testenv.Root)
 	}
-	c := child{plan: plan{Stage: stageInit, Options: o, Test: t.Name(), Call: call}}
-	if err := c.plan.Options.check(); err != nil {
+	if err := o.check(); err != nil {
 		t.Fatalf("nstest: %v", err)
 	}
-	c.args = testArgs(t)
-	if dir := flagValue("test.gocoverdir"); dir != "" {
+	c := child{plan: plan{Stage: stageInit, Options: o}, args: rerun.Args(t)}
+	c.state = rerun.State{Frames: frames, Report: "/proc/self/fd/" + strconv.Itoa(fdReport)}
+	if dir := rerun.FlagValue("test.gocoverdir"); dir != "" {
 		path, err := c.handDown(dir, os.O_RDONLY)
 		if err != nil {
 			t.Fatalf("nstest: %v", err)
@@ -92,7 +60,7 @@ func runOutside(t *testing.T, o Options, call int) {
 		c.plan.CoverDir = path
 	}
 	var log bytes.Buffer
-	filter := &lineFilter{w: io.MultiWriter(t.Output(), &log), test: t.Name()}
+	filter := rerun.NewFilter(t.Name(), io.MultiWriter(t.Output(), &log))
 	c.stdout, c.stderr = filter, filter
 	status, reports, err := c.run(t.Context())
 	filter.Flush()
@@ -100,27 +68,18 @@ func runOutside(t *testing.T, o Options, call int) {
 		need(t, err)
 		t.Fatalf("nstest: %v", err)
 	}
-	var done bool
+	var last *rerun.Report
 	for _, r := range reports {
 		switch {
 		case r.Missing != "":
 			need(t, &missingError{r.Missing, errors.New(r.Why)})
 		case r.Failure != "":
 			t.Fatalf("nstest: %s", r.Failure)
-		case r.Done && r.Failed:
-			t.Fatal("failed inside, see above")
-		case r.Done && r.Skipped:
-			t.Skipf("skipped inside: %s", strings.TrimSpace(log.String()))
 		case r.Done:
-			done = true
+			last = &r.Report
 		}
 	}
-	if !done {
-		t.Fatalf("the test inside ended before the function returned (exit status %d), see above", status)
-	}
-	if status != 0 {
-		t.Fatalf("the test binary inside failed with status %d after the test had passed, see above", status)
-	}
+	rerun.Conclude(t, last, status, log.String())
 }
 
 // need ends t by the rules of testenv if err means that the machine lacks
@@ -141,51 +100,10 @@ func (o Options) check() error {
 	return nil
 }
 
-// testArgs are the flags of a test binary that runs t alone.
-func testArgs(t *testing.T) []string {
-	args := []string{
-		"-test.run=" + pattern(t.Name(), flagValue("test.run")), "-test.v=true",
-		"-test.count=1", "-test.paniconexit0",
-	}
-	for _, name := range []string{"test.short", "test.skip", "test.parallel", "test.failfast", "test.fullpath"} {
-		if v := flagValue(name); v != "" && v != "false" {
-			args = append(args, "-"+name+"="+v)
-		}
-	}
-	if deadline, ok := t.Deadline(); ok {
-		// A little earlier than our own, so that the goroutines of the test
-		// inside are what is seen. The outer test still has a deadline if not.
-		left := time.Until(deadline)
-		args = append(args, "-test.timeout="+max(left-min(left/10, 5*time.Second), time.Millisecond).String())
-	}
-	return args
-}
-
-// pattern matches the test called name and nothing beside it. Where the user's
-// own pattern goes deeper, into subtests of name, the rest of it is kept.
-func pattern(name, user string) string {
-	var parts []string
-	for _, elem := range strings.Split(name, "/") {
-		parts = append(parts, "^"+regexp.QuoteMeta(elem)+"$")
-	}
-	if !strings.ContainsAny(user, "|[(\\") { // else it is not just a list of elements
-		if deeper := strings.Split(user, "/"); len(deeper) > len(parts) {
-			parts = append(parts, deeper[len(parts):]...)
-		}
-	}
-	return strings.Join(parts, "/")
-}
-
-func flagValue(name string) string {
-	if f := flag.Lookup(name); f != nil {
-		return f.Value.String()
-	}
-	return ""
-}
-
 // child is the test binary to be started inside.
 type child struct {
 	plan           plan
+	state          rerun.State
 	args           []string
 	extra          []*os.File
 	stdout, stderr io.Writer
@@ -205,7 +123,11 @@ func (c *child) handDown(path string, flags int) (string, error) {
 // run starts the child and waits for its end. The error is about starting it.
 func (c *child) run(ctx context.Context) (status int, reports []report, err error) {
 	c.plan.Extra = len(c.extra)
-	env, err := stageEnv(c.plan)
+	env, err := stageEnv(rerun.CleanEnv(), c.plan)
+	if err != nil {
+		return 0, nil, err
+	}
+	state, err := c.state.Env()
 	if err != nil {
 		return 0, nil, err
 	}
@@ -235,7 +157,7 @@ func (c *child) run(ctx context.Context) (status int, reports []report, err erro
 	files = append(append(files, lifeR), c.extra...)
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", c.args...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env, cmd.ExtraFiles = env, files
+	cmd.Env, cmd.ExtraFiles = append(env, state), files
 	cmd.Stdout, cmd.Stderr = c.stdout, c.stderr
 	cmd.SysProcAttr = c.plan.Options.sysProcAttr()
 	if err == nil {

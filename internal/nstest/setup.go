@@ -13,25 +13,28 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 )
 
+// source is the name that our mounts have in mountinfo.
+const source = "nstest"
+
 // setUp arranges the mounts of a namespace that checkNamespaces has approved.
 // The order matters: what is kept is opened before anything hides it, all that
 // there is becomes read-only before the first writable mount of ours, and the
 // last step checks the result.
-func setUp(o Options) (freshProc bool, err error) {
+func setUp(o Options) error {
 	if err := linux.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return false, &missingError{"mounts in a new user namespace", fmt.Errorf("%w (an LSM such as AppArmor may forbid them: sysctl kernel.apparmor_restrict_unprivileged_userns)", err)}
+		return &missingError{"mounts in a new user namespace", fmt.Errorf("%w (an LSM such as AppArmor may forbid them: sysctl kernel.apparmor_restrict_unprivileged_userns)", err)}
 	}
 	wd, err := os.Getwd()
 	if err != nil {
-		return false, err
+		return err
 	}
 	kept, err := openKept(o, wd)
 	if err != nil {
-		return false, err
+		return err
 	}
 	list, err := mountTable()
 	if err != nil {
-		return false, err
+		return err
 	}
 	before := map[int]bool{}
 	for _, m := range list {
@@ -40,41 +43,42 @@ func setUp(o Options) (freshProc bool, err error) {
 	makeReadOnly(list)
 	root, err := newRoot(o)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if freshProc, err = mountProc(root); err != nil {
-		return false, err
+	fresh, err := mountProc(root)
+	if err != nil {
+		return err
 	}
-	if freshProc {
+	if fresh {
 		if err := hideProc(root); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if err := mountPrivate(root, o); err != nil {
-		return false, err
+		return err
 	}
 	for _, k := range kept {
 		if err := k.bind(root, o); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if root != "" {
 		if err := enter(root); err != nil {
-			return false, err
+			return err
 		}
 	}
 	if err := os.Chdir(wd); err != nil {
-		return false, err
+		return err
 	}
 	if err := linux.Sethostname("nstest"); err != nil {
-		return false, err
+		return err
 	}
 	if o.Net {
 		if err := linux.SetInterfaceUp("lo"); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return freshProc, checkMounts(before)
+	return checkMounts(before)
 }
 
 // makeReadOnly takes the right to write from every mount in list. It reports
@@ -120,7 +124,7 @@ func newRoot(o Options) (string, error) {
 	}
 	// The machine's /tmp is hidden from here on, and serves as a mount point.
 	const stage, root = "/tmp", "/tmp/root"
-	if err := linux.Mount("nstest", stage, "tmpfs", syscall.MS_NOSUID, "mode=0755"); err != nil {
+	if err := linux.Mount(source, stage, "tmpfs", syscall.MS_NOSUID, "mode=0755"); err != nil {
 		return "", err
 	}
 	for _, d := range []string{root, stage + "/upper", stage + "/work"} {
@@ -130,7 +134,7 @@ func newRoot(o Options) (string, error) {
 	}
 	switch o.Root {
 	case RootEmpty:
-		if err := linux.Mount("nstest", root, "tmpfs", 0, "mode=0755"); err != nil {
+		if err := linux.Mount(source, root, "tmpfs", 0, "mode=0755"); err != nil {
 			return "", err
 		}
 		for _, d := range []string{"/proc", "/dev", "/run", "/tmp", "/etc", "/usr", "/var"} {
@@ -143,7 +147,7 @@ func newRoot(o Options) (string, error) {
 		if !o.Real {
 			data += ",userxattr"
 		}
-		if err := linux.Mount("nstest", root, "overlay", 0, data); err != nil {
+		if err := linux.Mount(source, root, "overlay", 0, data); err != nil {
 			return "", &missingError{"an overlayfs on /", err}
 		}
 	default:
@@ -201,7 +205,7 @@ func mountProc(root string) (fresh bool, err error) {
 // may mount procfs only if the kernel finds such a one (mount_too_revealing in
 // fs/namespace.c), and it need not be reachable.
 func hideProc(root string) error {
-	if err := linux.Mount("nstest", root+"/tmp", "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0700"); err != nil {
+	if err := linux.Mount(source, root+"/tmp", "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0700"); err != nil {
 		return err
 	}
 	if err := os.Mkdir(root+"/tmp/proc", 0o555); err != nil {
@@ -217,14 +221,14 @@ func mountPrivate(root string, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := linux.Mount("nstest", root+"/tmp", "tmpfs", flags, "mode=1777"); err != nil {
+	if err := linux.Mount(source, root+"/tmp", "tmpfs", flags, "mode=1777"); err != nil {
 		return err
 	}
-	if err := linux.Mount("nstest", root+"/run", "tmpfs", flags, "mode=0755"); err != nil {
+	if err := linux.Mount(source, root+"/run", "tmpfs", flags, "mode=0755"); err != nil {
 		return err
 	}
 	dev := root + "/dev"
-	if err := linux.Mount("nstest", dev, "tmpfs", syscall.MS_NOSUID|syscall.MS_NOEXEC, "mode=0755"); err != nil {
+	if err := linux.Mount(source, dev, "tmpfs", syscall.MS_NOSUID|syscall.MS_NOEXEC, "mode=0755"); err != nil {
 		return err
 	}
 	for _, n := range nodes {
@@ -237,7 +241,7 @@ func mountPrivate(root string, o Options) error {
 			return err
 		}
 	}
-	if err := linux.Mount("nstest", dev+"/pts", "devpts", syscall.MS_NOSUID|syscall.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
+	if err := linux.Mount(source, dev+"/pts", "devpts", syscall.MS_NOSUID|syscall.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
 		return err
 	}
 	if err := os.Chmod(dev+"/shm", 0o1777|os.ModeSticky); err != nil {

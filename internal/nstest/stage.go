@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/slashrun/slashrun/internal/rerun"
 )
 
 // envName announces a stage to the test binary that is started again. It only
@@ -27,16 +30,12 @@ const (
 type plan struct {
 	Stage   string
 	Options Options
-	// Test and Call name the call of Run that is meant: the test's name and
-	// how many calls of that test came before. Test is empty for MainInside.
-	Test string
-	Call int
+	// Whole means MainInside: every test of the package is inside.
+	Whole bool
 	// Extra is the number of descriptors from fdFirstExtra on.
 	Extra int
 	// CoverDir is where both stages write their coverage counters, if at all.
 	CoverDir string
-	// FreshProc is found out by the init stage and told to the body.
-	FreshProc bool
 }
 
 // Descriptors that the outside hands down, through both stages.
@@ -56,8 +55,7 @@ type report struct {
 	Missing, Why string `json:",omitempty"`
 	// Failure is an error of the kit itself, or a refusal.
 	Failure string `json:",omitempty"`
-	// Done means that the test came to an end of its own, with these results.
-	Done, Failed, Skipped bool `json:",omitempty"`
+	rerun.Report
 }
 
 // inside is the state of a body; nil outside.
@@ -70,7 +68,10 @@ func Inside() bool { return inside != nil }
 // FreshProc reports whether /proc shows the PID namespace of this process. It is
 // false outside, and where the machine forbids mounting a fresh procfs: then
 // /proc/self is right and the other numbers are the machine's.
-func FreshProc() bool { return inside != nil && inside.FreshProc }
+func FreshProc() bool {
+	self, err := os.Readlink("/proc/self")
+	return inside != nil && err == nil && self == strconv.Itoa(os.Getpid())
+}
 
 // Main is the TestMain of a package that calls Run. It does not return.
 func Main(m *testing.M) {
@@ -85,6 +86,7 @@ func Main(m *testing.M) {
 func Setup() {
 	text, ok := os.LookupEnv(envName)
 	if !ok {
+		adopt()
 		return
 	}
 	os.Unsetenv(envName)
@@ -101,6 +103,10 @@ func Setup() {
 	case stageInit:
 		runInit(p, out)
 	case stageBody:
+		if !p.Whole && len(rerun.Load().Frames) == 0 {
+			// Run would start yet another process, and so on.
+			fail(out, errors.New("nothing says which call of Run is meant"))
+		}
 		if err := checkMounts(nil); err != nil {
 			fail(out, fmt.Errorf("refusing to run: %w", err))
 		}
@@ -122,18 +128,46 @@ func Setup() {
 	}
 }
 
+// adopt finds out whether another kit has started this process inside of
+// namespaces that nstest made. The kernel's word for it is the mount on /run:
+// outside none has our name for its source.
+func adopt() {
+	for _, f := range rerun.Load().Frames {
+		if f.Kit == "nstest" {
+			list, err := mountTable()
+			if err != nil {
+				fail(nil, err)
+			}
+			top := mount{}
+			for _, m := range list {
+				if m.point == "/run" {
+					top = m
+				}
+			}
+			if top.source == source && !top.propagates {
+				inside = &plan{}
+			}
+			return
+		}
+	}
+}
+
 // runInit is PID 1: it arranges the mounts and starts the body. It never returns.
 func runInit(p plan, out *os.File) {
 	go watchLifeline()
-	fresh, err := setUp(p.Options)
+	if err := setUp(p.Options); err != nil {
+		fail(out, err)
+	}
+	p.Stage = stageBody
+	env, err := stageEnv(os.Environ(), p)
 	if err != nil {
 		fail(out, err)
 	}
-	p.Stage, p.FreshProc = stageBody, fresh
-	env, err := stageEnv(p)
+	state, err := rerun.Load().Env() // which took it out of the environment
 	if err != nil {
 		fail(out, err)
 	}
+	env = append(env, state)
 	exe, err := os.Executable()
 	if err != nil {
 		fail(out, err)
@@ -187,14 +221,14 @@ func watchLifeline() {
 	os.Exit(125)
 }
 
-// stageEnv is this process's environment with the plan in it.
-func stageEnv(p plan) ([]string, error) {
+// stageEnv is the environment environ with the plan in it.
+func stageEnv(environ []string, p plan) ([]string, error) {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
 	}
 	var env []string
-	for _, kv := range os.Environ() {
+	for _, kv := range environ {
 		if !strings.HasPrefix(kv, envName+"=") {
 			env = append(env, kv)
 		}

@@ -1,4 +1,4 @@
-package nstest
+package rerun
 
 import (
 	"bytes"
@@ -8,16 +8,20 @@ import (
 	"sync"
 )
 
-// lineFilter passes on the lines of a test's output except for the frame that
-// the outer test prints as well.
-type lineFilter struct {
+// A Filter passes on the lines of the inner test's output except for those that
+// the outer test prints as well: "=== RUN", "--- PASS" and the like.
+type Filter struct {
 	mu   sync.Mutex
 	w    io.Writer
 	test string
 	part []byte
 }
 
-func (f *lineFilter) Write(p []byte) (int, error) {
+// NewFilter returns a Filter for the output of the test called test.
+func NewFilter(test string, w io.Writer) *Filter { return &Filter{w: w, test: test} }
+
+// Write takes output in pieces of any size.
+func (f *Filter) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.part = append(f.part, p...)
@@ -32,7 +36,7 @@ func (f *lineFilter) Write(p []byte) (int, error) {
 }
 
 // Flush passes on a last line that has no newline.
-func (f *lineFilter) Flush() {
+func (f *Filter) Flush() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.part) > 0 {
@@ -41,7 +45,7 @@ func (f *lineFilter) Flush() {
 	}
 }
 
-func (f *lineFilter) line(s string) {
+func (f *Filter) line(s string) {
 	switch {
 	case s == "PASS", s == "FAIL", strings.HasPrefix(s, "coverage: "), strings.HasPrefix(s, "exit status "):
 		return
