@@ -1,0 +1,5 @@
+package difftest
+
+const attackerEnv = "SLASHRUN_DIFF_ATTACKER"
+
+func attackerMain() int { return 1 }
