@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -227,6 +229,26 @@ func TestNestsAgain(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if err != nil || string(out) != "1\n" {
 			t.Errorf("unshare: %q, %v", out, err)
+		}
+	})
+}
+
+// The report's descriptor is still there after the garbage collector has run:
+// it was closed once by the finalizer of an os.File that nobody held.
+func TestReportsAfterGarbageCollection(t *testing.T) {
+	Run(t, Options{}, func(t *testing.T) {
+		before, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fdReport))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			ran := make(chan bool)
+			runtime.SetFinalizer(&struct{ c chan bool }{ran}, func(x *struct{ c chan bool }) { close(x.c) })
+			runtime.GC()
+			<-ran // finalizers run one after the other, so earlier ones have run
+		}
+		if after, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fdReport)); after != before {
+			t.Errorf("descriptor %d was %s and is %q (%v)", fdReport, before, after, err)
 		}
 	})
 }

@@ -61,6 +61,11 @@ type report struct {
 // inside is the state of a body; nil outside.
 var inside *plan
 
+// reportTo is the report pipe in a body. It is held here because an os.File that
+// nobody holds closes its descriptor at some garbage collection, and then the
+// number belongs to whatever the test opened since.
+var reportTo *os.File
+
 // Inside reports whether this process runs in namespaces that nstest made and
 // that it has checked against the kernel. Helpers that mount ask it first.
 func Inside() bool { return inside != nil }
@@ -122,7 +127,7 @@ func Setup() {
 		for i := range p.Extra {
 			syscall.CloseOnExec(fdFirstExtra + i)
 		}
-		inside = &p
+		inside, reportTo = &p, out
 	default:
 		fail(out, fmt.Errorf("$%s names the stage %q", envName, p.Stage))
 	}
