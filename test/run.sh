@@ -1,7 +1,7 @@
 #!/bin/bash
 # "make test": everything that must hold before a change goes in. The steps in
-# order: formatting, vet, staticcheck, the tests as an unprivileged user, the
-# tests as root. All steps run even where one fails. What a machine cannot run
+# order: formatting, vet, staticcheck, the release built twice, the tests as an
+# unprivileged user, the tests as root. All steps run even where one fails. What a machine cannot run
 # is named; in CI (CI=true) that is a failure.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -74,6 +74,7 @@ go build -o .build/bin/gate ./test/gate || exit 1
 step "gofmt" formatted
 step "go vet" go vet ./...
 step "staticcheck" staticcheck
+step "dist" go run ./release -out .build/dist
 if [ "$(id -u)" = 0 ]; then
 	step "tests as nobody" as_nobody
 	step "tests as root" privileged
