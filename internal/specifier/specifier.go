@@ -5,10 +5,11 @@
 // on, and System, those of the running system. It is not safe for concurrent
 // use.
 //
-// There are three kinds of failure, because they have three outcomes:
+// The kinds of failure have outcomes of their own:
 //
 //	ErrUnknown        no such specifier: the line is wrong, status 65
 //	ErrUnresolvable   not known here (yet): the line is skipped, status 0
+//	ErrBadText        os-release holds what is no text: status 65
 //	any other         something is broken: an explicit file fails with status 1
 //
 // The behaviour is that of systemd-tmpfiles 262, measured: an unknown letter or
@@ -19,7 +20,6 @@
 package specifier
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -125,7 +125,7 @@ func (r *Resolver) lookup(c byte) (string, error) {
 	case 'm':
 		return r.machine()
 	case 'H':
-		return os.Hostname()
+		return hostname()
 	case 'l':
 		return shortHostname()
 	case 'q':
@@ -178,70 +178,37 @@ func (r *Resolver) osField(key string) (string, error) {
 // readOSRelease reads os-release(5), which is in /etc or else in /usr/lib.
 func (r *Resolver) readOSRelease() (map[string]string, error) {
 	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		f, err := r.Open(path)
+		text, err := readFile(r.Open, path, maxEnvFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
-		return parseEnv(f)
+		m, err := parseEnv(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return m, nil
 	}
 	return nil, fmt.Errorf("%w: no os-release file", ErrUnresolvable)
 }
 
-// parseEnv reads KEY=VALUE lines with shell quoting, as os-release(5) and
-// machine-info(5) have them.
-func parseEnv(rd io.Reader) (map[string]string, error) {
-	m := make(map[string]string)
-	sc := bufio.NewScanner(io.LimitReader(rd, 1<<20))
-	for sc.Scan() {
-		line := strings.TrimSpace(sc.Text())
-		key, value, ok := strings.Cut(line, "=")
-		if !ok || strings.HasPrefix(line, "#") {
-			continue
-		}
-		m[strings.TrimSpace(key)] = unquote(strings.TrimSpace(value))
-	}
-	return m, sc.Err()
-}
-
-// unquote removes one pair of quotes and, but for single quotes, the
-// backslashes before characters that the shell would treat.
-func unquote(s string) string {
-	if len(s) >= 2 && s[0] == '\'' && s[len(s)-1] == '\'' {
-		return s[1 : len(s)-1]
-	}
-	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
-		s = s[1 : len(s)-1]
-	}
-	if strings.IndexByte(s, '\\') < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+1 < len(s) {
-			i++
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func firstLine(open func(string) (io.ReadCloser, error), path string) (string, error) {
+// readFile reads at most limit bytes of a file.
+func readFile(open func(string) (io.ReadCloser, error), path string, limit int) (string, error) {
 	f, err := open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	buf := make([]byte, 4096)
-	n, err := io.ReadFull(f, buf)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(buf[:n]), "\n")
-	return line, nil
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)))
+	return string(text), err
+}
+
+func firstLine(open func(string) (io.ReadCloser, error), path string) (string, error) {
+	text, err := readFile(open, path, 4096)
+	line, _, _ := strings.Cut(text, "\n")
+	return line, err
 }
 
 func (r *Resolver) bootID() (string, error) {
@@ -264,40 +231,55 @@ func (r *Resolver) machine() (string, error) {
 }
 
 // readMachineID reads machine-id(5). Missing, empty, "uninitialized" and all
-// zeroes mean that there is none yet.
+// zeroes mean that there is none yet. Nothing but one newline may follow it.
 func (r *Resolver) readMachineID() (string, error) {
-	id, err := firstLine(r.Open, "/etc/machine-id")
+	text, err := readFile(r.Open, "/etc/machine-id", 64)
+	id := strings.TrimSuffix(text, "\n")
 	switch {
-	case errors.Is(err, fs.ErrNotExist), err == nil && (id == "" || id == "uninitialized" || id == strings.Repeat("0", 32)):
+	case errors.Is(err, fs.ErrNotExist), err == nil && (text == "" || id == "uninitialized" || id == strings.Repeat("0", 32)):
 		return "", fmt.Errorf("%w: /etc/machine-id is not initialized", ErrUnresolvable)
 	case err != nil:
 		return "", err
-	case len(id) != 32 || strings.Trim(strings.ToLower(id), "0123456789abcdef") != "":
+	case len(id) != 32 || strings.Trim(id, "0123456789abcdefABCDEF") != "":
 		return "", errMachineID
 	}
 	return strings.ToLower(id), nil
 }
 
-func shortHostname() (string, error) {
+// hostname is the kernel's host name, or what is meant while nobody has set one
+// ("(none)" is what the kernel starts with).
+func hostname() (string, error) {
 	name, err := os.Hostname()
+	if err == nil && (name == "" || name == "(none)") {
+		name = "localhost"
+	}
+	return name, err
+}
+
+// shortHostname is the host name up to its first dot.
+func shortHostname() (string, error) {
+	name, err := hostname()
 	short, _, _ := strings.Cut(name, ".")
+	if err == nil && short == "" {
+		short = "localhost"
+	}
 	return short, err
 }
 
 func (r *Resolver) prettyHostname() (string, error) {
-	if f, err := r.System("/etc/machine-info"); err == nil {
-		defer f.Close()
-		if m, err := parseEnv(f); err == nil && m["PRETTY_HOSTNAME"] != "" {
+	if text, err := readFile(r.System, "/etc/machine-info", maxEnvFile); err == nil {
+		if m, err := parseEnv(text); err == nil && m["PRETTY_HOSTNAME"] != "" {
 			return m["PRETTY_HOSTNAME"], nil
 		}
 	}
 	return shortHostname()
 }
 
-// home is $HOME if that is an absolute path, else the caller's own.
+// home is $HOME if that is an absolute path, without its empty and "."
+// components, else the caller's own. ".." stays: what it means depends on links.
 func (r *Resolver) home() (string, error) {
 	if h := r.Getenv("HOME"); strings.HasPrefix(h, "/") {
-		return h, nil
+		return simplify(h), nil
 	}
 	switch uid := uint32(os.Getuid()); uid {
 	case 0:
@@ -309,37 +291,52 @@ func (r *Resolver) home() (string, error) {
 	}
 }
 
+func simplify(path string) string {
+	var b strings.Builder
+	for part := range strings.SplitSeq(path, "/") {
+		if part != "" && part != "." {
+			b.WriteString("/" + part)
+		}
+	}
+	if b.Len() == 0 {
+		return "/"
+	}
+	return b.String()
+}
+
+// caller is root in system mode, whoever calls. A user or group without a name
+// is called by its number.
 func (r *Resolver) caller(c byte) (string, error) {
 	uid, gid := uint32(0), uint32(0)
 	if r.User {
 		uid, gid = uint32(os.Getuid()), uint32(os.Getgid())
 	}
-	switch c {
-	case 'U':
-		return strconv.FormatUint(uint64(uid), 10), nil
-	case 'G':
-		return strconv.FormatUint(uint64(gid), 10), nil
-	case 'u':
-		if uid == 0 {
+	id, lookup := uid, r.UserName
+	if c == 'g' || c == 'G' {
+		id, lookup = gid, r.GroupName
+	}
+	if c == 'u' || c == 'g' {
+		if id == 0 {
 			return "root", nil
 		}
-		return r.UserName(uid)
+		if name, err := lookup(id); err == nil && name != "" {
+			return name, nil
+		}
 	}
-	if gid == 0 {
-		return "root", nil
-	}
-	return r.GroupName(gid)
+	return strconv.FormatUint(uint64(id), 10), nil
 }
 
-// temporary takes the first of the three variables that names a directory by an
-// absolute path without "..".
+// temporary takes the first of the three variables that names a directory by a
+// normalized absolute path: without ".", ".." and empty components, but for one
+// slash at the end.
 func (r *Resolver) temporary(fallback string) string {
 	if r.Rooted {
 		return fallback
 	}
 	for _, v := range []string{"TMPDIR", "TEMP", "TMP"} {
 		dir := r.Getenv(v)
-		if !strings.HasPrefix(dir, "/") || strings.Contains(dir+"/", "/../") || strings.Contains(dir+"/", "/./") {
+		if !strings.HasPrefix(dir, "/") || strings.Contains(dir+"/", "/../") || strings.Contains(dir+"/", "/./") ||
+			strings.Contains(dir, "//") {
 			continue
 		}
 		if st, err := os.Stat(dir); err == nil && st.IsDir() {
