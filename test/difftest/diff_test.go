@@ -25,6 +25,8 @@ var suiteStart = time.Now()
 
 func TestMain(m *testing.M) {
 	switch {
+	case filepath.Base(os.Args[0]) == "nothing":
+		os.Exit(0)
 	case os.Getenv(workerEnv) != "":
 		os.Exit(workerMain())
 	case os.Getenv(mutantEnv) != "":
@@ -183,7 +185,12 @@ func treeDiff(want, got []string) string {
 	return strings.Join(out, "\n") + "\n"
 }
 
-func pathOf(l string) string { return strings.Fields(l)[2] }
+func pathOf(l string) string {
+	if f := strings.Fields(l); len(f) > 2 {
+		return f[2]
+	}
+	return l
+}
 
 // report renders a case and its difference for a person to run by hand.
 func report(c *Case, diff string, want, got []Step) string {

@@ -47,3 +47,9 @@ func TestEveryDifferenceHasItsReason(t *testing.T) {
 		}
 	}
 }
+
+// differingCases are the named cases in which ours differs, by the id of the
+// difference: where the reference is not there, no predicate can look at it.
+var differingCases = map[string]string{}
+
+func acceptedAlone(name string) string { return differingCases[name] }
