@@ -1,0 +1,135 @@
+package tmpfiles
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/fsat"
+)
+
+// errMountPoint: what something is mounted on is never removed.
+var errMountPoint = errors.New("is a mount point, which is never removed: unmount it first")
+
+// isMountPoint says that name below at is where something is mounted.
+func isMountPoint(at spot, st *fsat.Stat) bool {
+	if st.MountRootKnown {
+		return st.MountRoot
+	}
+	return st.Dev != at.st.Dev
+}
+
+// removeWrongType makes room for a node of another type: modifier `=`.
+func (r *run) removeWrongType(it *Item, at spot, name, path string, st *fsat.Stat) error {
+	if at.unsafe != nil {
+		return at.unsafe
+	}
+	r.walk.stale = true
+	if st.IsDir() {
+		return r.removeTree(it, at, name, path, st)
+	}
+	if isMountPoint(at, st) {
+		return fmt.Errorf("%s %w", path, errMountPoint)
+	}
+	if err := at.dir.Unlink(name); err != nil && !fsat.NotExist(err) {
+		return err
+	}
+	r.changed(it, ActUnlink, path, typeName(st.Mode), "")
+	return nil
+}
+
+// removeTree removes a directory with everything in it. It stays on its file
+// system; what is mounted below it stops it.
+func (r *run) removeTree(it *Item, at spot, name, path string, st *fsat.Stat) error {
+	if isMountPoint(at, st) {
+		return fmt.Errorf("%s %w", path, errMountPoint)
+	}
+	var first error
+	note := func(err error) {
+		if first == nil && err != nil && !fsat.NotExist(err) {
+			first = err
+		}
+	}
+	if r.shadow == nil {
+		d, err := at.dir.OpenDir(name)
+		if err != nil {
+			return err
+		}
+		err = descend(d, path, func(c *chain, name string) bool {
+			var cst fsat.Stat
+			if err := c.dir().Stat(name, &cst); err != nil {
+				note(err)
+				return false
+			}
+			here := &c.levels[len(c.levels)-1].st
+			if cst.MountRoot || cst.Dev != here.Dev {
+				note(fmt.Errorf("%s %w", c.path(name), errMountPoint))
+				return false
+			}
+			if cst.IsDir() {
+				return true
+			}
+			note(c.dir().Unlink(name))
+			return false
+		}, func(c *chain, name, _ string) {
+			note(c.dir().Rmdir(name))
+		}, func(_ string, err error) { note(err) })
+		note(err)
+		if first != nil {
+			return first
+		}
+	}
+	if err := at.dir.Rmdir(name); err != nil && !fsat.NotExist(err) {
+		return err
+	}
+	r.changed(it, ActRmTree, path, "a directory", "")
+	return nil
+}
+
+// clearWay removes what stands in the way of a path: components that are
+// neither a directory nor a link to one. A directory takes their place.
+func (r *run) clearWay(it *Item, dir string) error {
+	for i := 1; i <= len(dir); i++ {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		p := dir[:i]
+		if p == "/" || p == "" {
+			continue
+		}
+		if err := r.clearComponent(it, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) clearComponent(it *Item, p string) error {
+	s, err := r.walk.dirAt(p, false)
+	if err == nil {
+		if s.unsafe != nil {
+			return s.unsafe
+		}
+		return nil
+	}
+	dir, name := path.Split(p)
+	at, err2 := r.walk.dirAt(strings.TrimSuffix(dir, "/")+"", false)
+	if dir == "/" {
+		at, err2 = spot{place: r.walk.root}, nil
+	}
+	if err2 != nil {
+		return err2
+	}
+	var st fsat.Stat
+	found, err2 := lookup(at, name, &st)
+	if err2 != nil || !found {
+		return err2
+	}
+	gone := fsat.NotExist(err) || errors.Is(err, syscall.ENOTDIR)
+	if st.IsDir() || !gone {
+		return err
+	}
+	return r.removeWrongType(it, at, name, p, &st)
+}
