@@ -5,6 +5,7 @@ package cli
 func commands() []*Command {
 	return []*Command{
 		helpCommand(),
+		tmpfilesCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/slashrun/slashrun/internal/tmpfiles"
+)
+
+// tmpfilesReport prints what a run does. Changes go to standard output in a dry
+// run or with --verbose or --json, problems to standard error.
+type tmpfilesReport struct {
+	t       *tmpfilesRun
+	mu      sync.Mutex
+	out     *bufio.Writer
+	changes int
+	err     error // the first failure to write
+	debug   bool
+	list    []jsonProblem
+}
+
+type jsonProblem struct {
+	Path  string `json:"path"`
+	Line  string `json:"line,omitempty"`
+	Error string `json:"error"`
+	// Tolerated failures do not count: the line has the modifier `-`.
+	Tolerated bool `json:"tolerated,omitempty"`
+}
+
+func (t *tmpfilesRun) reporter() *tmpfilesReport {
+	r := &tmpfilesReport{t: t, out: bufio.NewWriter(t.env.Stdout), debug: t.verbose || t.debugLog()}
+	if t.json {
+		fmt.Fprintf(r.out, "{\"dry_run\":%t,\"changes\":[", t.dryRun)
+	}
+	return r
+}
+
+func (r *tmpfilesReport) Verbose() bool { return r.debug }
+
+func (r *tmpfilesReport) Change(c tmpfiles.Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changes++
+	switch {
+	case r.t.json:
+		if r.changes > 1 {
+			r.out.WriteByte(',')
+		}
+		data, err := json.Marshal(c)
+		r.note(err)
+		r.out.WriteString("\n")
+		_, err = r.out.Write(data)
+		r.note(err)
+	case r.t.dryRun, r.t.verbose:
+		what := ""
+		if r.t.dryRun {
+			what = "would "
+		}
+		line := what + c.String()
+		if c.Line != "" {
+			line += " (" + Quote(c.Line) + ")"
+		}
+		_, err := r.out.WriteString(line + "\n")
+		r.note(err)
+	}
+}
+
+func (r *tmpfilesReport) note(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *tmpfilesReport) Problem(p *tmpfiles.Problem) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(r.out.Flush())
+	if r.t.json {
+		line := ""
+		if p.Source.File != "" {
+			line = p.Source.String()
+		}
+		r.list = append(r.list, jsonProblem{p.Path, line, p.Err.Error(), p.Tolerated})
+	}
+	if p.Tolerated {
+		if r.debug {
+			r.t.env.Warnf("%v; tolerated, the line has the modifier '-'", p)
+		}
+		return
+	}
+	r.t.env.Errorf("%v", p)
+}
+
+func (r *tmpfilesReport) Debug(src tmpfiles.Source, path, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(r.out.Flush())
+	fmt.Fprintf(r.t.env.Stderr, "%s: %s: %s\n", src, Quote(path), why)
+}
+
+// end writes what is left.
+func (r *tmpfilesReport) end() {
+	if r.t.json {
+		if r.list == nil {
+			r.list = []jsonProblem{}
+		}
+		data, err := json.Marshal(r.list)
+		r.note(err)
+		r.out.WriteString("],\n\"problems\":")
+		r.out.Write(data)
+		r.out.WriteString("}\n")
+	}
+	r.note(r.out.Flush())
+}
