@@ -1,0 +1,32 @@
+// Package process is floor 2: what /proc tells about processes, this run of the
+// machine or container, and the memory it may use. Everything goes through a
+// [Proc], a descriptor of a procfs, so that nothing depends on /proc being
+// mounted yet, and parsers take bytes or a reader.
+//
+// # Identity
+//
+// A boot id alone is no identity of a container: it is the same after the
+// container is started again, and changes when it is restored from a checkpoint.
+// [Identity] adds the start time of the PID namespace's init. REALTIME minus
+// BOOTTIME stands beside them, because every comparison of a file's time with a
+// process's start is void once somebody has set the clock.
+//
+// # Who uses a directory
+//
+// [Proc.Users] looks at every process: working directory, root, executable,
+// descriptors, mappings. Its answer has three parts: who holds something there,
+// who else is alive, and what could not be seen. The third part decides: a
+// process whose descriptors we may not read counts as one that holds something.
+//
+// # When it fails
+//
+//	/proc not mounted        Open makes a procfs of its own; without the privilege an error
+//	hidepid=, masked /proc   Identity fails, Users says "incomplete" and why
+//	a process that vanishes  is left out: what is gone holds nothing
+//	a thread with its own descriptor table (CLONE_FILES undone) is not seen
+//
+// # When not to use it
+//
+// To signal a process: an id read here may be another process by then. Use a
+// pidfd.
+package process

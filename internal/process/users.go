@@ -1,0 +1,244 @@
+package process
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Process names a living process in a finding.
+type Process struct {
+	PID  int    `json:"pid"`
+	Comm string `json:"comm"`
+}
+
+// Holder is a process that uses something below a directory.
+type Holder struct {
+	Process
+	How  string `json:"how"` // "cwd", "root", "exe", "fd 7", "map"
+	Path string `json:"path"`
+}
+
+// Users is who uses a directory.
+type Users struct {
+	// Holders hold something in it, our ancestors included, we ourselves not.
+	Holders []Holder
+	// Others are the processes that are alive beside us, our ancestors and the
+	// threads of the kernel, and that can see the directory: those in another
+	// mount namespace are left out.
+	Others []Process
+	// Incomplete says what could not be seen. Where it is not empty the other two
+	// prove nothing by being empty.
+	Incomplete []string
+}
+
+// maxReasons bounds the lists: a reader wants the first few.
+const maxReasons = 32
+
+// Users looks for whoever uses the directory dir, a path as our own root shows
+// it. A path is compared as text, so that a process in another mount namespace
+// with a directory of the same name is reported too, unless its namespace can be
+// read and differs from ours. With everywhere set, processes of other mount
+// namespaces count like those of our own: mounts propagate there.
+func (p *Proc) Users(ctx context.Context, dir string, everywhere bool) Users {
+	var u Users
+	list, err := p.list()
+	if err != nil {
+		u.Incomplete = append(u.Incomplete, "cannot list the processes: "+err.Error())
+		return u
+	}
+	if why := p.hidden(); why != "" {
+		u.Incomplete = append(u.Incomplete, why)
+	}
+	kin := p.kin(list)
+	ours, nsErr := linux.Readlinkat(p.fd, "self/ns/mnt")
+	s := scan{proc: p, dir: strings.TrimSuffix(dir, "/"), users: &u}
+	for _, st := range list {
+		if err := ctx.Err(); err != nil {
+			u.Incomplete = append(u.Incomplete, err.Error())
+			return u
+		}
+		if st.PID == p.self || st.Kernel() || st.Dead() {
+			continue
+		}
+		who := Process{st.PID, st.Comm}
+		if nsErr == nil && !everywhere {
+			theirs, err := linux.Readlinkat(p.fd, strconv.Itoa(st.PID)+"/ns/mnt")
+			if err == nil && theirs != ours || gone(err) {
+				continue
+			}
+		}
+		if !kin[st.PID] && len(u.Others) < maxReasons {
+			u.Others = append(u.Others, who)
+		}
+		s.process(who)
+		if len(u.Holders) >= maxReasons || len(u.Incomplete) >= maxReasons {
+			return u // decided
+		}
+	}
+	return u
+}
+
+// list reads the stat line of every process.
+func (p *Proc) list() ([]Stat, error) {
+	dir, err := p.OpenFile(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var list []Stat
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		b, err := p.ReadFile(name + "/stat")
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		st, err := ParseStat(b)
+		if err != nil {
+			return nil, fmt.Errorf("/proc/%s/stat: %w", name, err)
+		}
+		list = append(list, st)
+	}
+	return list, nil
+}
+
+// hidden says why the list may not be all: hidepid= hides the processes of
+// others from everybody without CAP_SYS_PTRACE, proc(5). Then init is the first
+// that is missing, unless we are it or are of its user.
+func (p *Proc) hidden() string {
+	b, err := p.ReadFile("self/mountinfo")
+	if err != nil {
+		return "cannot read the mount table: " + err.Error()
+	}
+	for line := range strings.Lines(string(b)) {
+		if _, super, ok := strings.Cut(line, " - proc "); ok && strings.Contains(super, "hidepid=") &&
+			!strings.Contains(super, "hidepid=0") && os.Geteuid() != 0 {
+			return "/proc is mounted with hidepid, which hides the processes of others"
+		}
+	}
+	return ""
+}
+
+// kin is we and our ancestors.
+func (p *Proc) kin(list []Stat) map[int]bool {
+	parent := make(map[int]int, len(list))
+	for _, st := range list {
+		parent[st.PID] = st.Parent
+	}
+	kin := map[int]bool{}
+	for pid := p.self; pid > 0 && !kin[pid]; pid = parent[pid] {
+		kin[pid] = true
+	}
+	return kin
+}
+
+// gone reports whether err says that the process has ended.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+}
+
+// scan looks at one process after another.
+type scan struct {
+	proc  *Proc
+	dir   string
+	users *Users
+}
+
+func (s *scan) inside(path string) bool {
+	return strings.HasPrefix(path, s.dir) && (len(path) == len(s.dir) || path[len(s.dir)] == '/')
+}
+
+func (s *scan) hold(who Process, how, path string) {
+	if s.inside(path) {
+		s.users.Holders = append(s.users.Holders, Holder{who, how, path})
+	}
+}
+
+func (s *scan) incomplete(who Process, what string, err error) {
+	s.users.Incomplete = append(s.users.Incomplete,
+		fmt.Sprintf("cannot see the %s of process %d (%s): %v", what, who.PID, who.Comm, err))
+}
+
+func (s *scan) process(who Process) {
+	pid := strconv.Itoa(who.PID)
+	for _, link := range [...]string{"cwd", "root", "exe"} {
+		path, err := linux.Readlinkat(s.proc.fd, pid+"/"+link)
+		switch {
+		case err == nil:
+			s.hold(who, link, path)
+		case gone(err): // ended, or has no executable
+		default:
+			s.incomplete(who, link, err)
+			return // the same answer for everything else of this process
+		}
+	}
+	s.descriptors(who, pid)
+	s.mappings(who, pid)
+}
+
+func (s *scan) descriptors(who Process, pid string) {
+	dir, err := s.proc.OpenFile(pid + "/fd")
+	if gone(err) {
+		return
+	}
+	if err != nil {
+		s.incomplete(who, "descriptors", err)
+		return
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil && !gone(err) {
+		s.incomplete(who, "descriptors", err)
+	}
+	for _, name := range names {
+		path, err := linux.Readlinkat(int(dir.Fd()), name)
+		if err == nil {
+			s.hold(who, "fd "+name, path)
+		} else if !gone(err) {
+			s.incomplete(who, "descriptor "+name, err)
+			return
+		}
+	}
+}
+
+// mappings finds files that are mapped and no longer open. The same file shows
+// in many lines: the first is enough.
+func (s *scan) mappings(who Process, pid string) {
+	f, err := s.proc.OpenFile(pid + "/maps")
+	if err == nil {
+		defer f.Close()
+		r := bufio.NewScanner(f)
+		r.Buffer(make([]byte, 0, 8<<10), 64<<10)
+		for r.Scan() {
+			line := r.Text()
+			if i := strings.IndexByte(line, '/'); i >= 0 && s.inside(unescapeMaps(line[i:])) {
+				s.hold(who, "map", unescapeMaps(line[i:]))
+				return
+			}
+		}
+		err = r.Err()
+	}
+	if err != nil && !gone(err) {
+		s.incomplete(who, "mappings", err)
+	}
+}
+
+// unescapeMaps undoes the one escape of /proc/PID/maps, a newline as \012.
+func unescapeMaps(s string) string { return strings.ReplaceAll(s, `\012`, "\n") }
