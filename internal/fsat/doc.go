@@ -23,7 +23,7 @@
 //	call                     since   absent, or denied by seccomp (EPERM)
 //	statx                    4.11    newfstatat; no birth time, mount roots by st_dev
 //	fchmodat2                6.6     chmod of /proc/self/fd/N; without /proc fchmod of the reopened inode
-//	setxattrat, getxattrat   6.13    setxattr of /proc/self/fd/N; without /proc fsetxattr of the reopened inode
+//	/proc/self/fd (xattrs)   any     without /proc, directories are reopened for fsetxattr, the rest fails with ErrNeedsProc
 //	O_TMPFILE                fs      a temporary name, renamed with RENAME_NOREPLACE
 //	renameat2                fs      linkat + unlinkat where replacing is not allowed
 //

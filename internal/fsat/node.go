@@ -85,7 +85,7 @@ func (n *Node) procPath() string { return "/proc/self/fd/" + strconv.Itoa(n.fd) 
 
 // ErrNeedsProc is the reason why an inode that is neither a directory nor a
 // regular file cannot be changed on an old kernel without /proc.
-var ErrNeedsProc = errors.New("needs /proc, or Linux 6.13: mount /proc first")
+var ErrNeedsProc = errors.New("needs /proc: mount it first")
 
 // reopened calls do with a descriptor of the held inode that is open for
 // reading. Without /proc only a directory can be opened from its O_PATH
@@ -121,29 +121,14 @@ func (n *Node) OpenFile(flags int) (int, error) {
 	return fd, err
 }
 
-var noXattrat atomic.Bool
-
 // Setxattr sets an extended attribute on the held inode; a link itself takes
-// none from the user namespace (xattr(7)).
+// none from the user namespace (xattr(7)). It goes through /proc/self/fd:
+// setxattrat(2) of Linux 6.13 refuses an O_PATH descriptor with an empty path
+// (EBADF), so it is of no use here.
 func (n *Node) Setxattr(name string, value []byte) error {
 	if n.work {
 		return linux.Fsetxattr(n.fd, name, value, 0)
 	}
-	if !noXattrat.Load() {
-		err := linux.SetxattratEmpty(n.fd, name, value, 0)
-		if err == nil || !Absent(err) {
-			return err
-		}
-		if err2 := n.setxattrOld(name, value); err2 != nil {
-			return err2
-		}
-		noXattrat.Store(true)
-		return nil
-	}
-	return n.setxattrOld(name, value)
-}
-
-func (n *Node) setxattrOld(name string, value []byte) error {
 	err := linux.Setxattr(n.procPath(), name, value, 0)
 	if err == nil || !NotExist(err) {
 		return err
@@ -185,13 +170,6 @@ func (n *Node) Getxattr(name string) ([]byte, error) {
 func (n *Node) getxattr(name string, buf []byte) (int, error) {
 	if n.work {
 		return linux.Fgetxattr(n.fd, name, buf)
-	}
-	if !noXattrat.Load() {
-		size, err := linux.GetxattratEmpty(n.fd, name, buf)
-		if err == nil || !Absent(err) {
-			return size, err
-		}
-		noXattrat.Store(true)
 	}
 	size, err := linux.Getxattr(n.procPath(), name, buf)
 	if err != nil && NotExist(err) {

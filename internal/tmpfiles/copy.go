@@ -80,7 +80,7 @@ func (r *run) source(it *Item) (at spot, name string, st fsat.Stat, missing bool
 // into merges with what is at name: an empty directory always, any directory
 // for C+. Everything else is left as it is.
 func (c *copier) into(src directory, srcName string, sst *fsat.Stat, at spot, name string, st *fsat.Stat) error {
-	if !sst.IsDir() || !st.IsDir() {
+	if !sst.IsDir() {
 		return nil
 	}
 	d, err := at.dir.OpenDir(name)
@@ -283,10 +283,7 @@ func (c *copier) dirEntry(s directory, name string, st *fsat.Stat, d directory, 
 	}
 	defer from.Close()
 	to, err := d.OpenDir(as)
-	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
-		return nil // C+ leaves what is no directory alone
-	}
-	if err != nil {
+	if err != nil { // ENOTDIR: C+ does not replace what is no directory
 		return err
 	}
 	defer to.Close()

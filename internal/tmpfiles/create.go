@@ -70,7 +70,7 @@ func (e *errWrongType) Error() string {
 	return fmt.Sprintf("%s exists and is %s, not %s; remove it, or add the modifier '=' to the line",
 		e.path, typeName(e.have), e.want)
 }
-func (e *errWrongType) Is(t error) bool { return t == syscall.EEXIST }
+func (e *errWrongType) Unwrap() error { return syscall.EEXIST }
 
 func typeName(mode uint32) string {
 	switch mode & syscall.S_IFMT {
@@ -302,15 +302,15 @@ func (r *run) rewrite(it *Item, n inode, st *fsat.Stat) error {
 }
 
 func (r *run) createLink(it *Item) error {
-	if it.Mod.IfTarget {
-		if there, err := r.targetExists(it); !there || err != nil {
-			return err
-		}
-	}
 	s := fsat.Special{Type: syscall.S_IFLNK, Target: it.Argument}
 	at, name, err := r.parent(it)
 	if err != nil {
 		return err
+	}
+	if it.Mod.IfTarget { // parents are made all the same, as in the reference
+		if there, err := r.targetExists(it); !there || err != nil {
+			return err
+		}
 	}
 	a := it.newAttr()
 	a.AsMade = true // a link has no mode of its own

@@ -239,7 +239,8 @@ func (r *run) parent(it *Item) (spot, string, error) {
 	return at, name, nil
 }
 
-// makeParent makes a directory on the way, 0755, as the reference does. Where
+// makeParent makes a directory on the way, 0755 whatever a setgid parent or a
+// default ACL would make of it, as the reference does. Where
 // the next step would be refused, because the directory that it lies in is
 // another user's, nothing is made at all.
 func (r *run) makeParent(at spot, name, path string) error {
@@ -249,7 +250,7 @@ func (r *run) makeParent(at spot, name, path string) error {
 	if uid := linux.Geteuid(); at.st.UID != 0 && at.st.UID != uid {
 		return &UnsafeError{Path: at.real, Owner: at.st.UID, Next: path + ", which would be made", Other: uid}
 	}
-	if err := at.dir.Mkdir(name, fsat.Attr{UID: fsat.KeepID, GID: fsat.KeepID, Mode: 0755, AsMade: true}); err != nil {
+	if err := at.dir.Mkdir(name, fsat.Attr{UID: fsat.KeepID, GID: fsat.KeepID, Mode: 0755}); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	r.opt.Report.Change(Change{Action: ActMkdir, Path: path, To: "0755"})

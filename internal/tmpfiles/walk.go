@@ -149,8 +149,8 @@ type missingError struct {
 	path string
 }
 
-func (e *missingError) Error() string        { return e.path + ": no such file or directory" }
-func (e *missingError) Is(target error) bool { return target == syscall.ENOENT }
+func (e *missingError) Error() string { return e.path + ": no such file or directory" }
+func (e *missingError) Unwrap() error { return syscall.ENOENT }
 
 // dirAt holds the directory at a cleaned absolute path. With parents set,
 // missing components are made, which is refused below an unsafe transition.
@@ -297,5 +297,5 @@ func join(dir, name string) string {
 // linkLoopError is ELOOP with the path.
 type linkLoopError struct{ path string }
 
-func (e *linkLoopError) Error() string        { return e.path + ": too many links in a row" }
-func (e *linkLoopError) Is(target error) bool { return target == syscall.ELOOP }
+func (e *linkLoopError) Error() string { return e.path + ": too many links in a row" }
+func (e *linkLoopError) Unwrap() error { return syscall.ELOOP }
