@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -114,14 +113,11 @@ func (r *run) clearComponent(it *Item, p string) error {
 		}
 		return nil
 	}
-	dir, name := path.Split(p)
-	at, err2 := r.walk.dirAt(strings.TrimSuffix(dir, "/")+"", false)
-	if dir == "/" {
-		at, err2 = spot{place: r.walk.root}, nil
-	}
+	at, err2 := r.walk.dirAt(path.Dir(p), false)
 	if err2 != nil {
 		return err2
 	}
+	name := path.Base(p)
 	var st fsat.Stat
 	found, err2 := lookup(at, name, &st)
 	if err2 != nil || !found {
