@@ -156,7 +156,8 @@ func (b *B) Slashrun() string { return b.Build("slashrun", "./cmd/slashrun") }
 // dist" does and returns the path of the executable.
 func (b *B) Build(name, pkg string) string {
 	exe := filepath.Join(b.dir, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", exe, pkg)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags=-s -w -X github.com/slashrun/slashrun/internal/cli.version=bench", "-o", exe, pkg)
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 const ms = time.Millisecond
@@ -86,7 +88,7 @@ func TestPeakMemory(t *testing.T) {
 	}
 	small, err := peakMemory(exec.Command("true"))
 	if errors.Is(err, errNoTrace) {
-		t.Skip(err)
+		testenv.Need(t, testenv.Requirement{What: "ptrace(2)", Check: func() error { return err }})
 	}
 	if err != nil {
 		t.Fatal(err)
