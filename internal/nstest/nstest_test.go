@@ -271,7 +271,7 @@ func TestSeveralCalls(t *testing.T) {
 // TestSubject holds the tests that end badly; the tests below start them.
 func TestSubject(t *testing.T) {
 	if os.Getenv("NSTEST_SUBJECT") == "" {
-		t.SkipNow()
+		return
 	}
 	subject := func(name string, o Options, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {

@@ -61,11 +61,6 @@ type report struct {
 // inside is the state of a body; nil outside.
 var inside *plan
 
-// reportTo is the report pipe in a body. It is held here because an os.File that
-// nobody holds closes its descriptor at some garbage collection, and then the
-// number belongs to whatever the test opened since.
-var reportTo *os.File
-
 // Inside reports whether this process runs in namespaces that nstest made and
 // that it has checked against the kernel. Helpers that mount ask it first.
 func Inside() bool { return inside != nil }
@@ -103,17 +98,16 @@ func Setup() {
 		// Descriptor 3 may be anything, so this goes to standard error.
 		fail(nil, fmt.Errorf("refusing to run: %w", err))
 	}
-	out := os.NewFile(fdReport, "report")
 	switch p.Stage {
 	case stageInit:
-		runInit(p, out)
+		runInit(p, reportPipe())
 	case stageBody:
 		if !p.Whole && len(rerun.Load().Frames) == 0 {
 			// Run would start yet another process, and so on.
-			fail(out, errors.New("nothing says which call of Run is meant"))
+			fail(reportPipe(), errors.New("nothing says which call of Run is meant"))
 		}
 		if err := checkMounts(nil); err != nil {
-			fail(out, fmt.Errorf("refusing to run: %w", err))
+			fail(reportPipe(), fmt.Errorf("refusing to run: %w", err))
 		}
 		if p.Options.PID1 {
 			syscall.CloseOnExec(fdLifeline)
@@ -127,11 +121,16 @@ func Setup() {
 		for i := range p.Extra {
 			syscall.CloseOnExec(fdFirstExtra + i)
 		}
-		inside, reportTo = &p, out
+		inside = &p
 	default:
-		fail(out, fmt.Errorf("$%s names the stage %q", envName, p.Stage))
+		fail(reportPipe(), fmt.Errorf("$%s names the stage %q", envName, p.Stage))
 	}
 }
+
+// reportPipe is for PID 1, and for a process that ends right away. A body must
+// not make one and forget it: some garbage collection would close the
+// descriptor, and the number then belongs to whatever the test opened since.
+func reportPipe() *os.File { return os.NewFile(fdReport, "report") }
 
 // adopt finds out whether another kit has started this process inside of
 // namespaces that nstest made. The kernel's word for it is the mount on /run:
