@@ -8,7 +8,7 @@ const (
 	RootReadOnly Root = ""
 	// RootOverlay is the machine's root file system with a tmpfs over it that
 	// takes the writes (overlayfs; in a user namespace from Linux 5.11). File
-	// systems mounted below / are empty directories there, unless kept.
+	// systems mounted below / are empty directories there, unless kept; /sys is.
 	RootOverlay Root = "overlay"
 	// RootEmpty is a tmpfs with the directories /proc, /dev, /run, /tmp, /etc,
 	// /usr and /var, and nothing of the machine but the test binary (with the

@@ -350,8 +350,11 @@ func openKept(o Options, wd string) ([]kept, error) {
 		return nil, err
 	}
 	paths := append([]string{exe, moduleRoot(wd)}, o.Keep...)
-	if o.Root == RootEmpty {
+	switch o.Root {
+	case RootEmpty:
 		paths = append(paths, libraries(exe)...)
+	case RootOverlay:
+		paths = append(paths, "/sys")
 	}
 	var list []kept
 	for _, path := range paths {
