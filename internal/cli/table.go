@@ -6,6 +6,7 @@ func commands() []*Command {
 	return []*Command{
 		helpCommand(),
 		tmpfilesCommand(),
+		bootCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

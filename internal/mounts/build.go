@@ -42,8 +42,10 @@ type Builder interface {
 	Fd() int
 	// Dropped lists the options that were left out, of inner mounts too.
 	Dropped() []Dropped
-	// AttachTmpfs mounts another tmpfs on the directory rel of the new one.
-	AttachTmpfs(rel string, t Tmpfs) error
+	// AttachTmpfs mounts another tmpfs on the directory rel of the new one. fill,
+	// which may be nil, puts content into it and gets its root directory. What is
+	// attached need not be reachable through Fd before MoveTo.
+	AttachTmpfs(rel string, t Tmpfs, fill func(fd int) error) error
 	// AttachClone mounts on rel a copy of the mount at dirfd/path with all mounts
 	// below it.
 	AttachClone(rel string, dirfd int, path string) error
@@ -114,10 +116,16 @@ func (b *detached) tmpfs(t Tmpfs) (int, error) {
 	return linux.Fsmount(ctx, t.Attr)
 }
 
-func (b *detached) AttachTmpfs(rel string, t Tmpfs) error {
+func (b *detached) AttachTmpfs(rel string, t Tmpfs, fill func(fd int) error) error {
 	fd, err := b.tmpfs(t)
 	if err != nil {
 		return err
+	}
+	if fill != nil {
+		if err := fill(fd); err != nil {
+			linux.Close(fd)
+			return err
+		}
 	}
 	return b.attach(rel, fd)
 }

@@ -84,7 +84,9 @@ func TestBuildArrivesWhole(t *testing.T) {
 		fd, err := linux.Openat(b.Fd(), "env", linux.O_CREAT|linux.O_WRONLY, 0o600)
 		must(t, err)
 		linux.Close(fd)
-		must(t, b.AttachTmpfs("lock", Tmpfs{Source: "ours", Options: []Option{{Key: "mode", Value: "1777"}}}))
+		must(t, b.AttachTmpfs("lock", Tmpfs{Source: "ours", Options: []Option{{Key: "mode", Value: "1777"}}}, func(fd int) error {
+			return linux.Mkdirat(fd, "filled", 0o755)
+		}))
 		must(t, b.AttachClone("secrets", run, "secrets"))
 		must(t, b.AttachClone("env", run, "env"))
 		if _, err := os.Stat("/run/lock"); err == nil {
@@ -92,7 +94,7 @@ func TestBuildArrivesWhole(t *testing.T) {
 		}
 		must(t, b.MoveTo(root, "run"))
 		b.Close()
-		for _, f := range []string{"/run/lock", "/run/secrets/token", "/run/secrets/inner/deep"} {
+		for _, f := range []string{"/run/lock/filled", "/run/secrets/token", "/run/secrets/inner/deep"} {
 			if _, err := os.Stat(f); err != nil {
 				t.Error(err)
 			}
@@ -129,7 +131,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		b, err := Build(Tmpfs{Source: "ours"}, []Staging{{run, "/run"}})
 		must(t, err)
 		must(t, linux.Mkdirat(b.Fd(), "lock", 0o755))
-		must(t, b.AttachTmpfs("lock", Tmpfs{Source: "ours"}))
+		must(t, b.AttachTmpfs("lock", Tmpfs{Source: "ours"}, nil))
 		b.Close()
 		if got := len(readTable(t)); got != before {
 			t.Errorf("%d mounts, were %d", got, before)

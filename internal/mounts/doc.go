@@ -12,7 +12,7 @@
 //	b, err := mounts.Build(spec, staging)      // a tmpfs that is attached nowhere
 //	defer b.Close()
 //	... make files below b.Fd() ...
-//	b.AttachTmpfs("lock", lockSpec)            // a tmpfs of its own inside
+//	b.AttachTmpfs("lock", lockSpec, nil)       // a tmpfs of its own inside
 //	b.AttachClone("secrets", oldRun, "secrets")// a mount that would be hidden, with all below it
 //	err = b.MoveTo(root, "run")                // and now everybody sees all of it
 //

@@ -133,8 +133,16 @@ func (b *staged) Dropped() []Dropped { return b.dropped }
 
 // AttachTmpfs and AttachClone name the mount point by a path below the tree:
 // nobody else can look into it, so no component can be swapped.
-func (b *staged) AttachTmpfs(rel string, t Tmpfs) error {
-	return linux.InDirectory(b.root, func() error { return b.mountHere(rel, t) })
+func (b *staged) AttachTmpfs(rel string, t Tmpfs, fill func(fd int) error) error {
+	fd, err := b.mount(b.root, rel, t)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
+	if fill == nil {
+		return nil
+	}
+	return fill(fd)
 }
 
 func (b *staged) AttachClone(rel string, dirfd int, path string) error {

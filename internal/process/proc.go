@@ -152,3 +152,6 @@ func (p *Proc) Identity() (Identity, error) {
 	id.Offset = realtime - boottime
 	return id, nil
 }
+
+// Readlink reads a link of the procfs: "self/ns/pid".
+func (p *Proc) Readlink(name string) (string, error) { return linux.Readlinkat(p.fd, name) }
