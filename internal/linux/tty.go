@@ -10,3 +10,13 @@ func IsTerminal(fd int) bool {
 		return err
 	}) == nil
 }
+
+// SetForeground makes the caller's process group the one in the foreground of
+// the terminal fd: tcsetpgrp(3). Ignore or handle SIGTTOU first, which stops
+// whoever does this from the background. ENOTTY where fd is not the controlling
+// terminal.
+func SetForeground(fd int) error {
+	return wrap("ioctl TIOCSPGRP", retry(func() error {
+		return unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
+	}))
+}

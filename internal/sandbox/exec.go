@@ -1,0 +1,90 @@
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// keep are the capabilities of programs inside: enough for a daemon that sets up
+// its files and changes its user, and nothing that reaches mounts, devices or
+// PID 1 (which has more, and so cannot be traced).
+const keep = 1<<linux.CAP_CHOWN | 1<<linux.CAP_DAC_OVERRIDE | 1<<linux.CAP_FOWNER | 1<<linux.CAP_FSETID |
+	1<<linux.CAP_KILL | 1<<linux.CAP_SETGID | 1<<linux.CAP_SETUID | 1<<linux.CAP_SETPCAP |
+	1<<linux.CAP_NET_BIND_SERVICE | 1<<linux.CAP_SYS_CHROOT | 1<<linux.CAP_AUDIT_WRITE | 1<<linux.CAP_SETFCAP
+
+// Exit statuses of a program that could not be run, as env(1) and sh(1) have them.
+const (
+	StatusFailed      = 125 // the sandbox itself
+	StatusNotRunnable = 126
+	StatusNotFound    = 127
+)
+
+// Exec runs a program inside, in the directory dir where there is such a one,
+// else in "/". PATH of env finds it. The result is its exit status, or 126 or
+// 127 with the reason. As PID 1 does, it also reaps every orphan, so it must be
+// the only one that waits for children.
+func (in *Inside) Exec(argv, env []string, dir string, files []*os.File) (status int, err error) {
+	if fd, err := linux.Openat(linux.AT_FDCWD, dir, linux.O_PATH|linux.O_DIRECTORY, 0); err == nil {
+		_ = linux.Fchdir(fd) // a directory that may not be entered: stay in /
+		linux.Close(fd)
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return notRun(err), err
+	}
+	// Before the start, so that nothing is lost; a program starts with default
+	// actions again, which is why they are not ignored here.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	linux.Umask(in.umask)
+	p, err := startBounded(path, argv, &os.ProcAttr{Env: env, Files: files})
+	if err != nil {
+		return notRun(err), err
+	}
+	go func() {
+		for s := range signals {
+			if s != syscall.SIGINT && s != syscall.SIGQUIT { // the terminal sends these to both
+				_ = p.Signal(s)
+			}
+		}
+	}()
+	for {
+		pid, ws, err := linux.WaitAny()
+		if err != nil {
+			return StatusFailed, err
+		}
+		if pid == p.Pid {
+			return statusOf(ws), nil
+		}
+	}
+}
+
+func notRun(err error) int {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return StatusNotFound
+	}
+	return StatusNotRunnable
+}
+
+// startBounded starts a program without the capabilities that it must not have.
+// The bounding set belongs to a thread, and a child has it from the thread that
+// forked it; that thread then ends with its goroutine.
+func startBounded(path string, argv []string, attr *os.ProcAttr) (p *os.Process, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = linux.DropBounding(keep); err == nil {
+			p, err = os.StartProcess(path, argv, attr)
+		}
+	}()
+	<-done
+	return p, err
+}
