@@ -2,6 +2,7 @@ package tmpfiles
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -54,6 +55,7 @@ func (c *chain) push(d directory, name, path string) error {
 		d.Close()
 		return err
 	}
+	slices.Sort(l.names)
 	if len(path) > longPath {
 		l.path = path[:longPath]
 	}

@@ -3,6 +3,7 @@ package tmpfiles
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -16,7 +17,21 @@ type copier struct {
 	dev   uint64 // only this file system is copied
 	merge bool   // C+: into directories that are there
 	links map[inodeKey]made
+	// top is the directory that is copied into: where it lies inside of the
+	// source, it is not copied into itself.
+	top   inodeKey
 	first error
+}
+
+// setTop makes d the top, unless there is one.
+func (c *copier) setTop(d directory) error {
+	if c.top != (inodeKey{}) {
+		return nil
+	}
+	var st fsat.Stat
+	err := d.Stat("", &st)
+	c.top = keyOf(&st)
+	return err
 }
 
 // made is where the first of several names of a file was copied to.
@@ -99,6 +114,9 @@ func (c *copier) into(src directory, srcName string, sst *fsat.Stat, at spot, na
 		return err
 	}
 	defer s.Close()
+	if err := c.setTop(d); err != nil {
+		return err
+	}
 	c.children(s, d, c.it.Path)
 	return c.first
 }
@@ -159,6 +177,7 @@ func (c *copier) attr(st *fsat.Stat) fsat.Attr {
 func (c *copier) children(s, d directory, path string) {
 	names, err := s.Names()
 	c.note(path, err)
+	slices.Sort(names)
 	for _, name := range names {
 		if c.r.ctx.Err() != nil {
 			c.note(path, c.r.ctx.Err())
@@ -171,7 +190,7 @@ func (c *copier) children(s, d directory, path string) {
 			}
 			continue
 		}
-		if st.Dev != c.dev || st.MountRoot {
+		if st.Dev != c.dev && st.Dev != shadowDev || st.MountRoot || keyOf(&st) == c.top {
 			continue
 		}
 		c.note(join(path, name), c.entry(s, name, &st, d, name, join(path, name)))
@@ -287,6 +306,9 @@ func (c *copier) dirEntry(s directory, name string, st *fsat.Stat, d directory, 
 		return err
 	}
 	defer to.Close()
+	if err := c.setTop(to); err != nil {
+		return err
+	}
 	c.children(from, to, path)
 	if !fresh {
 		return nil

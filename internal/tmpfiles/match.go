@@ -3,6 +3,7 @@ package tmpfiles
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -72,10 +73,9 @@ func (r *run) expand(it *Item, at spot, dir string, comps []glob.Component, yiel
 		r.debug(it, dir, err.Error())
 		return
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !c.Match(name) })
+	slices.Sort(names) // so that two runs do the same in the same order
 	for _, name := range names {
-		if !c.Match(name) {
-			continue
-		}
 		path := join(dir, name)
 		if len(rest) == 0 {
 			yield(match{at, name, path})
@@ -278,9 +278,9 @@ func (r *run) writeFile(it *Item, m match) error {
 	if st.IsDir() {
 		return fmt.Errorf("%s: cannot write the argument into a directory: %w", m.path, syscall.EISDIR)
 	}
-	if r.opt.DryRun && st.IsRegular() && !it.Mod.Plus && r.beginsWith(at, name, it.Content) {
-		return r.permsAt(it, at, name, m.path, &st, true)
-	}
+	// What is there already is written all the same, as the reference does (a
+	// file in /sys may act on it), but it is no change.
+	same := st.IsRegular() && !it.Mod.Plus && r.beginsWith(at, name, it.Content)
 	n, err := at.dir.OpenWrite(name, it.Mod.Plus)
 	if err != nil {
 		return err
@@ -294,7 +294,9 @@ func (r *run) writeFile(it *Item, m match) error {
 		if it.Mod.Plus {
 			act = ActAppend
 		}
-		r.changed(it, act, m.path, "", fmt.Sprintf("%d bytes", len(it.Content)))
+		if !same {
+			r.changed(it, act, m.path, "", fmt.Sprintf("%d bytes", len(it.Content)))
+		}
 	}
 	return r.permsOn(it, n, m.path, true, 0)
 }
