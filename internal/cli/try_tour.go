@@ -22,8 +22,8 @@ import (
 // machine.
 const (
 	tourColumns  = 80
-	treeLines    = 16
-	problemLines = 8
+	treeLines    = 14
+	problemLines = 11
 )
 
 // tryReport collects what tmpfiles.d did.
@@ -102,14 +102,14 @@ func (t *tryTour) mounts(w *bufio.Writer) {
 			}
 			linux.Close(fd)
 		}
-		fmt.Fprintln(w, cut(line))
+		fmt.Fprintln(w, cut(line, nil))
 	}
 	mem, what := t.res.Memory, "of the machine's memory"
 	if mem.Limit != 0 && mem.Limit < mem.RAM {
 		what = "of the memory limit in " + Quote(mem.From)
 	}
 	if total := mem.Smaller(); total != 0 {
-		fmt.Fprintln(w, cut(fmt.Sprintf("  /run may take %d%% %s, %s", (t.res.Wanted.Size.Value*100+total/2)/total, what, tourSize(total))))
+		fmt.Fprintln(w, cut(fmt.Sprintf("  /run may take %d%% %s, %s", (t.res.Wanted.Size.Value*100+total/2)/total, what, tourSize(total)), nil))
 	}
 }
 
@@ -126,14 +126,16 @@ func tourSize(n uint64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(v, 'f', 1, 64), ".0") + units[i:i+1]
 }
 
-// cut shortens a line to the width of the tour. Names in it have been through
-// Quote, so every rune is printable; wide ones are rare enough.
-func cut(line string) string {
-	r := []rune(line)
-	if len(r) <= tourColumns {
-		return line
+// cut shortens a line to the width of the tour, and then styles it. Names in it
+// have been through Quote, so every rune is printable; wide ones are rare enough.
+func cut(line string, style func(string) string) string {
+	if r := []rune(line); len(r) > tourColumns {
+		line = string(r[:tourColumns-3]) + "..."
 	}
-	return string(r[:tourColumns-3]) + "..."
+	if style != nil {
+		return style(line)
+	}
+	return line
 }
 
 // lines tells what became of tmpfiles.d.
@@ -162,17 +164,30 @@ func (t *tryTour) lines(w *bufio.Writer) {
 	for _, e := range t.loaded.Config.Invalid {
 		add("lines that are wrong:", e.Error())
 	}
-	shown := 0
-	for _, reason := range order {
+	left := problemLines
+	for i, reason := range order {
 		list := byReason[reason]
-		fmt.Fprintln(w, cut("  "+t.doubt(reason)))
-		for i, what := range list {
-			if shown == problemLines && i < len(list)-1 {
-				fmt.Fprintf(w, "    ... and %d more\n", len(list)-i)
+		after := len(order) - i - 1
+		if left < 4 && after > 0 {
+			rest := 0
+			for _, r := range order[i:] {
+				rest += len(byReason[r])
+			}
+			fmt.Fprintf(w, "  ... and %d more, for %s\n", rest, count(after+1, "reason", "reasons"))
+			return
+		}
+		fmt.Fprintln(w, cut("  "+reason, t.doubt))
+		left--
+		// A line for what is left out, and room for other reasons.
+		room := max(1, left-1-3*min(after, 2))
+		for n, what := range list {
+			if n == room && len(list) > room+1 {
+				fmt.Fprintf(w, "    ... and %d more\n", len(list)-n)
+				left--
 				break
 			}
-			fmt.Fprintln(w, cut("    "+what))
-			shown = min(shown+1, problemLines)
+			fmt.Fprintln(w, cut("    "+what, nil))
+			left--
 		}
 	}
 }

@@ -141,7 +141,7 @@ func (t *tryTour) tree(w *bufio.Writer) {
 				line += " (" + strconv.Itoa(n.size()) + " inside)"
 			}
 		}
-		fmt.Fprintln(w, cut(line))
+		fmt.Fprintln(w, cut(line, nil))
 	}
 	if hidden > 0 {
 		fmt.Fprintf(w, "  ... and %d more\n", hidden)
