@@ -164,7 +164,7 @@ func (o Options) machine(t *testing.T, frames []rerun.Frame) (m Machine, err err
 	if o.Timeout != 0 {
 		left = min(left, o.Timeout)
 	}
-	p.Args = append(p.Args, "-test.timeout="+max(left-15*time.Second, left/2).String())
+	p.Args = append(p.Args, "-test.timeout="+max(left-30*time.Second, left/2).String())
 	state, err := rerun.State{Frames: frames, Report: reportFile}.Env()
 	if err != nil {
 		return m, err

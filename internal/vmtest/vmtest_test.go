@@ -6,11 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/feature"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -67,7 +70,7 @@ func TestEndsAreToldApart(t *testing.T) {
 			t.Parallel()
 			m := Machine{Kernel: Bookworm, Init: exe, Append: "VMTEST_INIT=" + c.kind}
 			if c.end == TimedOut {
-				m.Timeout = 15 * time.Second
+				m.Timeout = 30 * time.Second
 			}
 			r := Boot(t, m)
 			if r.End != c.end || r.Exit != c.exit || !strings.Contains(r.String(), c.want) {
@@ -98,8 +101,40 @@ func TestThreeKernels(t *testing.T) {
 				}
 				t.Logf("Linux %s", bytes.TrimSpace(text))
 				checkSystem(t)
+				checkFeatures(t, k)
 			})
 		})
+	}
+}
+
+// checkFeatures reports what the kernel has, and holds that the three kernels are
+// three different sets: otherwise they would not test the fallbacks.
+func checkFeatures(t *testing.T, k Kernel) {
+	if err := feature.MountContext.Err(); err != nil {
+		t.Errorf("%s: %v", feature.MountContext.Name(), err)
+	}
+	symbols, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for call, since := range map[string]Kernel{
+		"mount_setattr": Bookworm, "fchmodat2": Trixie, "statmount": Trixie, "setxattrat": Forky,
+	} {
+		has := bytes.Contains(symbols, []byte(" __x64_sys_"+call+"\n"))
+		t.Logf("%s: %v", call, has)
+		if want := slices.Index(Kernels, k) >= slices.Index(Kernels, since); has != want {
+			t.Errorf("%s has %s: %v, want %v", k, call, has, want)
+		}
+	}
+	dir := t.TempDir()
+	noswap := linux.Mount("x", dir, "tmpfs", 0, "noswap") == nil
+	if noswap {
+		if err := linux.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if noswap != (k != Bookworm) {
+		t.Errorf("%s has tmpfs with noswap: %v", k, noswap)
 	}
 }
 
@@ -184,7 +219,7 @@ func TestWhatHappensInsideIsSeenOutside(t *testing.T) {
 		{"panics", true, []string{"a panic inside", "goroutine "}, nil},
 		{"exits0", true, []string{"did not come to its end"}, nil},
 		{"powersOff", true, []string{"did not come to its end", "about to power off"}, nil},
-		{"hangs", true, []string{"test timed out", "TestSubject"}, []string{"-test.timeout=25s"}},
+		{"hangs", true, []string{"test timed out", "TestSubject"}, []string{"-test.timeout=60s"}},
 		{"leavesProcesses", false, []string{"--- PASS: TestSubject/leavesProcesses"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
