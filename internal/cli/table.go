@@ -7,7 +7,6 @@ func commands() []*Command {
 		helpCommand(),
 		tmpfilesCommand(),
 		bootCommand(),
-		tryCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

@@ -87,16 +87,14 @@ func TestResolve(t *testing.T) {
 	} {
 		both(t, dir, func(t *testing.T, r *Root) {
 			p, err := r.Resolve(path)
+			defer p.Close()
 			got := p.Path
-			if err == nil {
-				defer p.Close()
-			} else {
+			if err != nil {
 				got = err.Error()
 				if !strings.Contains(got, r.Path(path)) {
 					t.Errorf("error %q does not name %s", got, r.Path(path))
 				}
-			}
-			if err == nil && !p.Exists() {
+			} else if !p.Exists() {
 				got = "- " + got
 			}
 			if got != want && (err == nil || !strings.HasSuffix(got, want)) {

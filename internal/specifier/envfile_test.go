@@ -2,10 +2,9 @@ package specifier
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
-
-	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // Each value was measured on systemd-tmpfiles 262.1, as os-release below --root.
@@ -76,7 +75,9 @@ func TestTemporaryAndHomePaths(t *testing.T) {
 }
 
 func TestACallerWithoutANameIsANumber(t *testing.T) {
-	testenv.Need(t, testenv.NonRoot) // root has its name without a lookup
+	if os.Getuid() == 0 {
+		t.Skip("needs a caller that is not root: root has its name without a lookup")
+	}
 	r := resolver(nil, nil)
 	r.User = true
 	r.UserName = func(uint32) (string, error) { return "", errors.New("unknown") }
