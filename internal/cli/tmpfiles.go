@@ -62,6 +62,9 @@ input.
 // tmpfilesOptions is the one table of options; help and completion are made of it.
 var tmpfilesOptions = []getopt.Option{
 	{Long: "create", Help: "create and adjust files and directories"},
+	{Long: "clean", Help: "clean up files and directories by age"},
+	{Long: "remove", Help: "remove files and directories marked for removal"},
+	{Long: "purge", Help: "remove what the named files declare and mark with '$' (careful)"},
 	{Long: "cat-config", Help: "print the configuration files"},
 	{Long: "tldr", Help: "print the configuration files without comments"},
 	{Long: "explain", Arg: getopt.RequiredArg, ValueName: "PATH", Help: "tell which lines govern PATH, in which order, and which do not count"},

@@ -247,7 +247,9 @@ func (c *Config) inheritAge(x *Item, below map[string][]*group) {
 			}
 		}
 		if changed && picked != nil && picked.Age.Set {
-			x.Age.Usec, x.Age.Set = picked.Age.Usec, true
+			keep := x.Age.KeepFirst
+			x.Age = picked.Age
+			x.Age.KeepFirst = keep
 		}
 		if len(near) == 0 {
 			return

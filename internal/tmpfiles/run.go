@@ -31,6 +31,9 @@ type Options struct {
 	ForceSubvolume *bool
 	// Workers is how many goroutines clean; 0 is one for each core.
 	Workers int
+	// Progress, unless nil, is called a few times a second while a clean-up
+	// takes long, by one goroutine at a time.
+	Progress func(Stats)
 }
 
 // run is one application of a configuration.
@@ -40,6 +43,7 @@ type run struct {
 	opt    Options
 	walk   *walker
 	shadow *shadow // dry runs
+	clean  *cleaner
 
 	mu    sync.Mutex // guards first and failures during clean-up
 	first error
@@ -97,7 +101,7 @@ func (c *Config) Apply(ctx context.Context, opt Options) (Result, error) {
 		}
 		r.walk.forget()
 	}
-	return Result{r.first, r.count}, nil
+	return Result{r.first, r.count}, ctx.Err()
 }
 
 // group applies the lines of one path: what is created needs its parent first,
@@ -125,6 +129,15 @@ func (r *run) group(g *group, op Op) {
 func (r *run) item(it *Item, op Op) {
 	if op&Create != 0 {
 		r.fail(it, r.create(it), it.Mod.MayFail)
+	}
+	if op&Remove != 0 {
+		r.fail(it, r.remove(it), false)
+	}
+	if op&Clean != 0 {
+		r.fail(it, r.cleanItem(it), false)
+	}
+	if op&Purge != 0 {
+		r.fail(it, r.purge(it), false)
 	}
 }
 

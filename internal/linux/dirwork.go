@@ -1,0 +1,97 @@
+package linux
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bits of statx(2)'s mask beside those of a whole stat(2).
+const (
+	STATX_TYPE  = unix.STATX_TYPE
+	STATX_MODE  = unix.STATX_MODE
+	STATX_UID   = unix.STATX_UID
+	STATX_ATIME = unix.STATX_ATIME
+	STATX_MTIME = unix.STATX_MTIME
+	STATX_CTIME = unix.STATX_CTIME
+	STATX_INO   = unix.STATX_INO
+)
+
+// Types of getdents64(2) records, as dirent.h names them.
+const (
+	DT_UNKNOWN = unix.DT_UNKNOWN
+	DT_CHR     = unix.DT_CHR
+	DT_DIR     = unix.DT_DIR
+	DT_BLK     = unix.DT_BLK
+)
+
+// View is b as a string that shares its memory: no copy is made, and the string
+// changes when b does. It is for looking a name of a getdents64 buffer up, never
+// for keeping.
+func View(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// OpenatNul is Openat for a name that ends in a NUL byte, see StatxBytes.
+func OpenatNul(dirfd int, name []byte, flags int) (int, error) {
+	for {
+		fd, _, e := unix.Syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
+			uintptr(flags|unix.O_CLOEXEC|unix.O_LARGEFILE), 0, 0, 0)
+		switch e {
+		case 0:
+			return int(fd), nil
+		case syscall.EINTR:
+		default:
+			return -1, wrap("openat", e)
+		}
+	}
+}
+
+// UnlinkatNul is Unlinkat for a name that ends in a NUL byte, see StatxBytes.
+func UnlinkatNul(dirfd int, name []byte, flags int) error {
+	for {
+		_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])), uintptr(flags))
+		switch e {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return wrap("unlinkat", e)
+		}
+	}
+}
+
+// FutimensOf gives the file the access and modification times of st.
+func FutimensOf(fd int, st *StatxT) error {
+	ts := [2]unix.Timespec{timespecOf(st.Atime), timespecOf(st.Mtime)}
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+		switch e {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return wrap("utimensat", e)
+		}
+	}
+}
+
+// StatxTimestamp is the kernel's struct statx_timestamp.
+type StatxTimestamp = unix.StatxTimestamp
+
+func timespecOf(t StatxTimestamp) (ts unix.Timespec) {
+	ts.Sec, ts.Nsec = t.Sec, int64(t.Nsec)
+	return ts
+}
+
+// ConnectDatagram connects a new, unbound datagram socket to the unix socket at
+// path and closes it again. What the kernel says tells whether something is
+// bound there (unix(7)): nothing and EPROTOTYPE mean yes, ECONNREFUSED means no.
+// No listener is woken.
+func ConnectDatagram(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return wrap("socket", err)
+	}
+	defer unix.Close(fd)
+	return wrap("connect", retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) }))
+}
