@@ -5,11 +5,14 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/slashrun/slashrun/internal/nstest"
 )
 
 // The test binary is slashrun when a script calls it by that name, so the
 // scripts in testdata run the real command line in a process of its own.
 func TestMain(m *testing.M) {
+	nstest.Setup()
 	testscript.Main(m, map[string]func(){
 		"slashrun": func() { os.Exit(Main()) },
 	})

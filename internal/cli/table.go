@@ -7,6 +7,7 @@ func commands() []*Command {
 		helpCommand(),
 		tmpfilesCommand(),
 		bootCommand(),
+		tryCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

@@ -87,14 +87,16 @@ func TestResolve(t *testing.T) {
 	} {
 		both(t, dir, func(t *testing.T, r *Root) {
 			p, err := r.Resolve(path)
-			defer p.Close()
 			got := p.Path
-			if err != nil {
+			if err == nil {
+				defer p.Close()
+			} else {
 				got = err.Error()
 				if !strings.Contains(got, r.Path(path)) {
 					t.Errorf("error %q does not name %s", got, r.Path(path))
 				}
-			} else if !p.Exists() {
+			}
+			if err == nil && !p.Exists() {
 				got = "- " + got
 			}
 			if got != want && (err == nil || !strings.HasSuffix(got, want)) {

@@ -20,3 +20,14 @@ func SetForeground(fd int) error {
 		return unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, unix.Getpgrp())
 	}))
 }
+
+// IsForeground reports whether fd is the controlling terminal and the caller's
+// process group the one in its foreground: tcgetpgrp(3).
+func IsForeground(fd int) bool {
+	var group int
+	err := retry(func() (err error) {
+		group, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		return err
+	})
+	return err == nil && group == unix.Getpgrp()
+}

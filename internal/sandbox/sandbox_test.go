@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // The test binary called with this first argument is the inside.
@@ -65,9 +67,16 @@ func testInside(argv []string) int {
 	return status
 }
 
+// namespaces is what the tests need that are not in nstest's namespaces.
+var namespaces = testenv.Requirement{What: "user, mount and PID namespaces", Check: sync.OnceValue(func() error {
+	_, err := Run(Program{Args: []string{os.Args[0], insideArg, "true"}, Env: os.Environ()})
+	return err
+})}
+
 // run runs argv inside and returns what it wrote and its status.
 func run(t *testing.T, argv ...string) (string, int) {
 	t.Helper()
+	testenv.Need(t, namespaces)
 	var out bytes.Buffer
 	status, err := Run(Program{Args: append([]string{os.Args[0], insideArg}, argv...), Env: os.Environ(), Stdout: &out, Stderr: &out})
 	if err != nil {
@@ -200,6 +209,7 @@ func TestNotInsideAsPID1(t *testing.T) {
 // until the last process inside has closed its end of a pipe.
 func killed(t *testing.T, kill func(outside *os.Process)) (status int) {
 	t.Helper()
+	testenv.Need(t, namespaces)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -258,6 +268,7 @@ func TestPID1Killed(t *testing.T) {
 }
 
 func TestSignalHandedOn(t *testing.T) {
+	testenv.Need(t, namespaces)
 	cmd := exec.Command("/proc/self/exe", outsideArg, "sh", "-c", `trap 'exit 5' TERM; trap 'exit 6' USR1; echo ready; while :; do read x; done`)
 	in, err := cmd.StdinPipe()
 	if err != nil {

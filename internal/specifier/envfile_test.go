@@ -2,9 +2,10 @@ package specifier
 
 import (
 	"errors"
-	"os"
 	"strings"
 	"testing"
+
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // Each value was measured on systemd-tmpfiles 262.1, as os-release below --root.
@@ -75,9 +76,7 @@ func TestTemporaryAndHomePaths(t *testing.T) {
 }
 
 func TestACallerWithoutANameIsANumber(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("needs a caller that is not root: root has its name without a lookup")
-	}
+	testenv.Need(t, testenv.NonRoot) // root has its name without a lookup
 	r := resolver(nil, nil)
 	r.User = true
 	r.UserName = func(uint32) (string, error) { return "", errors.New("unknown") }

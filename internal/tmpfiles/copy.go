@@ -17,8 +17,8 @@ type copier struct {
 	dev   uint64 // only this file system is copied
 	merge bool   // C+: into directories that are there
 	links map[inodeKey]made
-	// top is the directory that is copied into: where it lies inside of the
-	// source, it is not copied into itself.
+	// top is the directory that is copied into. It does not lie in the source;
+	// if somebody moves it there meanwhile, it is not copied into itself.
 	top   inodeKey
 	first error
 }
@@ -51,6 +51,9 @@ func (r *run) copyFiles(it *Item) error {
 	if err != nil {
 		return err
 	}
+	if sst.IsDir() && inside(at, &sst) {
+		return fmt.Errorf("%s: the destination is inside of the source %s, nothing is copied: %w", it.Path, it.Argument, syscall.EINVAL)
+	}
 	c := &copier{r: r, it: it, dev: sst.Dev, merge: it.Mod.Plus, links: make(map[inodeKey]made)}
 	defer c.close()
 	var st fsat.Stat
@@ -80,6 +83,18 @@ func (r *run) copyFiles(it *Item) error {
 		return nil
 	}
 	return r.permsAt(it, at, name, it.Path, &st, false)
+}
+
+// inside says that a directory is the one of st, or lies in it.
+func inside(at spot, st *fsat.Stat) bool {
+	for p := at.place; ; p = p.up {
+		if keyOf(&p.st) == keyOf(st) {
+			return true
+		}
+		if p == p.up {
+			return false
+		}
+	}
 }
 
 // source finds what is copied, a link itself, inside of the root.

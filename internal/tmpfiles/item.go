@@ -148,8 +148,6 @@ type table struct {
 	order  []*group
 }
 
-func (t *table) get(path string) *group { return t.byPath[path] }
-
 // compatible says that two lines on one path may both stand. The type letter is
 // not compared: `d` and `D` with the same fields agree.
 func compatible(a, b *Item) bool {
