@@ -295,7 +295,7 @@ func TestModeText(t *testing.T) {
 	for mode, want := range map[uint32]string{
 		syscall.S_IFDIR | 0o1777: "drwxrwxrwt", syscall.S_IFREG | 0o4755: "-rwsr-xr-x", syscall.S_IFREG | 0o6644: "-rwSr-Sr--",
 		syscall.S_IFLNK | 0o777: "lrwxrwxrwx", syscall.S_IFSOCK | 0o600: "srw-------", syscall.S_IFIFO | 0o1640: "prw-r----T",
-		syscall.S_IFCHR | 0o666: "crw-rw-rw-", syscall.S_IFBLK | 0: "b---------", syscall.S_IFDIR | 0o2775: "drwxrwsr-x",
+		syscall.S_IFCHR | 0o666: "crw-rw-rw-", syscall.S_IFBLK: "b---------", syscall.S_IFDIR | 0o2775: "drwxrwsr-x",
 	} {
 		if got := modeText(&fsat.Stat{Mode: mode}); got != want {
 			t.Errorf("%o: %s, want %s", mode, got, want)

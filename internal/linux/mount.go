@@ -46,3 +46,8 @@ func MountSetattr(dirfd int, path string, flags uint, attr MountAttr) error {
 
 // AtRecursive extends MountSetattr (and open_tree) to the mounts below.
 const AtRecursive = unix.AT_RECURSIVE
+
+// Chroot makes path the root directory of the process, chroot(2).
+func Chroot(path string) error {
+	return wrap("chroot", retry(func() error { return unix.Chroot(path) }))
+}

@@ -273,12 +273,37 @@ func enter(fd int) error {
 	if err := linux.Fchdir(fd); err != nil {
 		return err
 	}
-	if err := linux.PivotRoot(".", "."); err != nil {
+	err := linux.PivotRoot(".", ".")
+	if errors.Is(err, syscall.EINVAL) {
+		return enterRootfs()
+	}
+	if err != nil {
 		return err
 	}
 	if err := linux.Unmount(".", syscall.MNT_DETACH); err != nil {
 		return err
 	}
+	return linux.Fchdir(fd)
+}
+
+// enterRootfs is for an initramfs: its root cannot be pivoted away, so the new
+// one is moved over it, as switch_root(8) does. ".." leads to what is on top, and
+// what is below is read-only too.
+func enterRootfs() error {
+	if err := remount("/", syscall.MS_RDONLY|syscall.MS_NODEV); err != nil {
+		return err
+	}
+	if err := linux.Mount(".", "/", "", syscall.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := linux.Chroot("."); err != nil {
+		return err
+	}
+	fd, err := linux.Openat(linux.AT_FDCWD, "/", linux.O_PATH|linux.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
 	return linux.Fchdir(fd)
 }
 

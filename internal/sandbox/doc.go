@@ -56,6 +56,8 @@
 //	EPERM, EACCES on mounting       an LSM (Ubuntu's AppArmor) lets the namespace be
 //	                                made and forbids its use: the same
 //	a mount that stays writable     refused: the promise cannot be kept
+//	in an initramfs                 pivot_root(2) is EINVAL: the new root is moved over
+//	                                the old one, as switch_root(8) does
 //	a directory of "/" that cannot
 //	be bound                        left out, and told in Inside.Notes
 //

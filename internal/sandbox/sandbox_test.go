@@ -16,6 +16,7 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 // The test binary called with this first argument is the inside.
@@ -30,6 +31,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case insideArg:
 			os.Exit(testInside(os.Args[2:]))
+		case "write-everywhere":
+			os.Exit(writeEverywhere())
 		case outsideArg:
 			status, err := Run(Program{
 				Args: append([]string{os.Args[0], insideArg}, os.Args[2:]...), Env: os.Environ(),
@@ -42,6 +45,7 @@ func TestMain(m *testing.M) {
 			os.Exit(status)
 		}
 	}
+	vmtest.Setup()
 	seccomptest.Setup()
 	nstest.Main(m)
 }
@@ -293,4 +297,52 @@ func TestSignalHandedOn(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 5 {
 		t.Errorf("%v, want the status of the trap", err)
 	}
+}
+
+// writeEverywhere is a program inside that no shell is needed for: it fails where
+// it could change something.
+func writeEverywhere() int {
+	status := 0
+	for _, name := range []string{"/new", "/etc/new", "/root/new", "/../new", "/proc/1/root/new"} {
+		if err := os.WriteFile(name, []byte("x"), 0o600); err == nil {
+			fmt.Println("wrote", name)
+			status = 1
+		}
+	}
+	if err := os.WriteFile("/dev/shm/new", []byte("x"), 0o600); err != nil {
+		fmt.Println(err)
+		status = 1
+	}
+	if pid := os.Getpid(); pid == 1 || pid > 50 {
+		fmt.Println("process", pid)
+		status = 1
+	}
+	return status
+}
+
+// An initramfs has a root that pivot_root(2) refuses, and this is the oldest
+// kernel there is a package of.
+func TestInitramfs(t *testing.T) {
+	if !vmtest.Inside() {
+		testenv.Need(t, testenv.Root) // it needs none: one pass of the two is enough for a boot
+	}
+	vmtest.Run(t, vmtest.Options{Kernel: vmtest.Bookworm}, func(t *testing.T) {
+		for _, dir := range []string{"/etc", "/root"} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		exe, err := os.Readlink("/proc/self/exe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, status := run(t, exe, "write-everywhere"); status != 0 {
+			t.Errorf("status %d: %s", status, out)
+		}
+		for _, name := range []string{"/new", "/etc/new", "/root/new", "/dev/shm/new"} {
+			if _, err := os.Lstat(name); err == nil {
+				t.Errorf("%s was made outside", name)
+			}
+		}
+	})
 }

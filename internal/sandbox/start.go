@@ -53,8 +53,11 @@ func Run(p Program) (status int, err error) {
 			// A kernel without user namespaces. Anything else stands in.
 			f, err = os.Open("/proc/self/ns/mnt")
 		}
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
 			return 0, &Error{Step: StepProc, Err: err}
+		}
+		if err != nil {
+			return 0, err
 		}
 		defer f.Close()
 		files = append(files, f)
