@@ -117,7 +117,7 @@ func TestBuildArrivesWhole(t *testing.T) {
 		must(t, err)
 		defer names.Close()
 		list, _ := names.Readdirnames(-1)
-		if len(list) != 3 || strings.Contains(strings.Join(list, " "), stagingName) {
+		if len(list) != 3 || strings.Contains(strings.Join(list, " "), StagingName) {
 			t.Errorf("/run holds %q", list)
 		}
 	})
@@ -158,11 +158,11 @@ func TestStagingOfAKilledRun(t *testing.T) {
 			if got := len(readTable(t)); got != before {
 				t.Errorf("%d mounts, were %d", got, before)
 			}
-			must(t, os.MkdirAll("/run/"+stagingName+"/theirs", 0o755))
+			must(t, os.MkdirAll("/run/"+StagingName+"/theirs", 0o755))
 			if _, err := Build(Tmpfs{Source: "ours"}, []Staging{{run, "/run"}}); err == nil || !strings.Contains(err.Error(), "/run") {
 				t.Errorf("with a stranger's directory: %v", err)
 			}
-			if _, err := os.Stat("/run/" + stagingName + "/theirs"); err != nil {
+			if _, err := os.Stat("/run/" + StagingName + "/theirs"); err != nil {
 				t.Error(err)
 			}
 		})

@@ -9,10 +9,11 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 )
 
-// The staging directory has a fixed name, so that the next run finds what a
-// killed one left and removes it.
+// StagingName is the directory that the legacy way makes. The name is fixed, so
+// that the next run finds what a killed one left and removes it.
+const StagingName = ".slashrun.new"
+
 const (
-	stagingName   = ".slashrun.new"
 	stagingSource = "slashrun-staging"
 	treeName      = "tree"
 )
@@ -46,7 +47,7 @@ func stageIn(t Tmpfs, d Staging) (Builder, error) {
 	if err := removeStaging(d.Fd); err != nil {
 		return nil, err
 	}
-	if err := linux.Mkdirat(d.Fd, stagingName, 0o700); err != nil {
+	if err := linux.Mkdirat(d.Fd, StagingName, 0o700); err != nil {
 		return nil, err
 	}
 	dir, err := linux.Dup(d.Fd)
@@ -63,7 +64,7 @@ func stageIn(t Tmpfs, d Staging) (Builder, error) {
 
 func (b *staged) open(t Tmpfs) (err error) {
 	private := Tmpfs{Source: stagingSource, Options: []Option{{Key: "mode", Value: "0700"}, {Key: "size", Value: "64k"}}}
-	if b.private, err = b.mount(b.dir, stagingName, private); err != nil {
+	if b.private, err = b.mount(b.dir, StagingName, private); err != nil {
 		return err
 	}
 	if err := linux.InDirectory(b.private, func() error {
@@ -202,15 +203,15 @@ func (b *staged) Close() {
 func removeStaging(dirfd int) error {
 	for range 8 { // a run leaves one mount; every later run found it and took it away
 		err := linux.InDirectory(dirfd, func() error {
-			return linux.Unmount(stagingName, syscall.MNT_DETACH|linux.UmountNoFollow)
+			return linux.Unmount(StagingName, syscall.MNT_DETACH|linux.UmountNoFollow)
 		})
 		if err != nil {
 			break // EINVAL: not a mount point; ENOENT: not there; the rmdir tells the rest
 		}
 	}
-	err := linux.Unlinkat(dirfd, stagingName, linux.AT_REMOVEDIR)
+	err := linux.Unlinkat(dirfd, StagingName, linux.AT_REMOVEDIR)
 	if err == nil || errors.Is(err, syscall.ENOENT) {
 		return nil
 	}
-	return fmt.Errorf("%s from an earlier run: %w", stagingName, err)
+	return fmt.Errorf("%s from an earlier run: %w", StagingName, err)
 }

@@ -298,7 +298,7 @@ func (a *Applier) unchanged(s *State) error {
 	if err != nil {
 		return err
 	}
-	if u.Entries != s.Use.Entries || m.id != s.mountID || len(mounts.Below(m.table, m.id, path)) != len(s.Carry) {
+	if u.Entries != s.Use.Entries || m.id != s.mountID || len(m.below(path)) != len(s.Carry) {
 		return ErrChanged
 	}
 	return nil

@@ -266,8 +266,7 @@ func (s *State) inner(run *fsat.Dir) error {
 
 // carried lists the mounts that hang below the target.
 func (s *State) carried(m mountAt, path string, run *fsat.Dir) {
-	for _, below := range mounts.Below(m.table, m.id, path) {
-		rel := strings.TrimPrefix(strings.TrimPrefix(below.Point, path), "/")
+	for _, rel := range m.below(path) {
 		var st fsat.Stat
 		dir := true
 		if d, name, err := openParent(run, rel); err == nil {
@@ -278,6 +277,19 @@ func (s *State) carried(m mountAt, path string, run *fsat.Dir) {
 		}
 		s.Carry = append(s.Carry, Carried{rel, dir})
 	}
+}
+
+// below lists the mounts that hang below the directory path of m, without a
+// staging mount of our own.
+func (m *mountAt) below(path string) []string {
+	var list []string
+	for _, b := range mounts.Below(m.table, m.id, path) {
+		rel := strings.TrimPrefix(strings.TrimPrefix(b.Point, path), "/")
+		if rel != mounts.StagingName {
+			list = append(list, rel)
+		}
+	}
+	return list
 }
 
 // openParent walks to the directory that holds rel, one name at a time.

@@ -11,6 +11,7 @@ import (
 	"github.com/slashrun/slashrun/internal/feature"
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
 
@@ -113,7 +114,7 @@ func (c *content) walk(dir *fsat.Dir, rel string) error {
 }
 
 func (c *content) entry(dir *fsat.Dir, name, rel string) error {
-	if slices.ContainsFunc(c.carry, func(m Carried) bool { return m.Rel == rel }) {
+	if rel == mounts.StagingName || slices.ContainsFunc(c.carry, func(m Carried) bool { return m.Rel == rel }) {
 		return nil
 	}
 	var st fsat.Stat
@@ -149,14 +150,14 @@ func (c *content) entry(dir *fsat.Dir, name, rel string) error {
 	return nil
 }
 
-// ours are the directories that a new /run has anyway, and what a killed run of
-// ours may have left.
+// ours are the directories that a new /run has anyway, and what a killed run may
+// have left under a temporary name.
 func ours(rel string, st *fsat.Stat) bool {
 	switch rel {
 	case "lock", "user", ownDir:
 		return st.IsDir()
 	}
-	return strings.HasPrefix(rel, fsat.TempPrefix) || rel == ".slashrun.new"
+	return strings.HasPrefix(rel, fsat.TempPrefix)
 }
 
 // socketLive reports whether a process has the socket bound. It needs no
