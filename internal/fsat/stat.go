@@ -66,7 +66,7 @@ func StatAt(dirfd int, name string, st *Stat) error {
 		// EPERM is also what some file systems answer for good; ask the
 		// older call, and remember only what it proves.
 		if err2 := statOld(dirfd, name, flags, st); err2 != nil {
-			return err
+			return err2 // ENOENT is an answer, also where it comes from the older call
 		}
 		noStatx.Store(true)
 		return nil

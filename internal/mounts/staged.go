@@ -44,7 +44,7 @@ func stage(t Tmpfs, dirs []Staging) (Builder, error) {
 }
 
 func stageIn(t Tmpfs, d Staging) (Builder, error) {
-	if err := removeStaging(d.Fd); err != nil {
+	if err := RemoveStaging(d.Fd); err != nil {
 		return nil, err
 	}
 	if err := linux.Mkdirat(d.Fd, StagingName, 0o700); err != nil {
@@ -193,14 +193,14 @@ func (b *staged) Close() {
 	b.root, b.private = -1, -1
 	// The next Build removes what cannot be removed now; a staging directory is
 	// no harm to anybody.
-	_ = removeStaging(b.dir)
+	_ = RemoveStaging(b.dir)
 	linux.Close(b.dir)
 }
 
-// removeStaging removes what a run left in dirfd, a killed one's too: our
-// mounts, then the empty directory. An entry of that name that is not a
+// RemoveStaging removes what a run left in the directory dirfd, a killed one's
+// too: our mounts, then the empty directory. An entry of that name that is not a
 // directory of ours is an error and stays.
-func removeStaging(dirfd int) error {
+func RemoveStaging(dirfd int) error {
 	for range 8 { // a run leaves one mount; every later run found it and took it away
 		err := linux.InDirectory(dirfd, func() error {
 			return linux.Unmount(StagingName, syscall.MNT_DETACH|linux.UmountNoFollow)

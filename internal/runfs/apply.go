@@ -60,6 +60,13 @@ func (a *Applier) Apply(s *State, p *Plan) error {
 
 func (a *Applier) step(s *State, step Step) error {
 	switch step.Op {
+	case OpSweep:
+		dir, err := a.Target.Root.OpenDir(step.rel)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		return mounts.RemoveStaging(dir.Fd())
 	case OpMakeTarget:
 		err := a.Target.Root.Mkdir(a.Target.Name, fsat.Attr{Mode: step.mode})
 		if errors.Is(err, syscall.EEXIST) {
@@ -210,19 +217,19 @@ func (a *Applier) dropped(path string, list []mounts.Dropped) {
 
 // mount builds the whole of a new /run and moves it in.
 func (a *Applier) mount(s *State, step Step) error {
-	var old *fsat.Dir
-	staging := []mounts.Staging{}
-	if run, err := a.open(s); err == nil {
-		old = run
-		defer old.Close()
-		staging = append(staging, mounts.Staging{Fd: old.Fd(), Path: a.Target.Path})
-	} else {
+	old, err := a.open(s)
+	if err != nil {
 		return err
 	}
+	defer old.Close()
+	var staging []mounts.Staging
+	// /dev first: it is in memory, and what a killed run leaves there can still be
+	// reached when /run has been mounted over.
 	if dev, err := a.Target.Root.OpenDir("dev"); err == nil {
 		defer dev.Close()
 		staging = append(staging, mounts.Staging{Fd: dev.Fd(), Path: "/dev"})
 	}
+	staging = append(staging, mounts.Staging{Fd: old.Fd(), Path: a.Target.Path})
 	b, err := mounts.Build(step.tmpfs, staging)
 	if err != nil {
 		return err

@@ -77,9 +77,10 @@
 //	/run/lock not empty        no mount of its own (it would hide locks), kept
 //	/var/run a real directory  exchanged with the link; EXDEV (overlay's lower layer),
 //	                           EBUSY (mount point), EROFS, EINVAL: stays, said, kept
-//	SIGKILL at any instant     before the move nothing is seen, after it all is; the
-//	                           legacy way may leave a staging mount that the next run
-//	                           removes; run it again to finish
+//	SIGKILL at any instant     before the move nothing is seen, after it all is; run it
+//	                           again to finish. The legacy way may leave a staging mount
+//	                           (in /dev, else in /run), which the next run removes; one
+//	                           below a /run that is mounted over goes at the next boot
 //	SELinux without our types  mounted without a label, said
 //
 // # Races that remain

@@ -2,6 +2,7 @@ package runfs
 
 import (
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 type Op string
 
 const (
+	OpSweep       Op = "sweep"        // remove what a killed run left
 	OpMakeTarget  Op = "mkdir-target" // make the directory /run itself
 	OpMount       Op = "mount"        // build a tmpfs, lay it out, move it in
 	OpRestrict    Op = "restrict"     // add nosuid, nodev, noexec to the mount
@@ -50,6 +52,8 @@ type Step struct {
 // String tells the step in a line.
 func (s Step) String() string {
 	switch s.Op {
+	case OpSweep:
+		return "remove " + s.Path + ", left by a run that was killed"
 	case OpMakeTarget, OpMkdir:
 		return fmt.Sprintf("make the directory %s, mode %s", s.Path, s.Mode)
 	case OpMount:
@@ -113,6 +117,9 @@ func (e *OccupiedError) Error() string {
 func MakePlan(s *State, w Wanted) (*Plan, error) {
 	p := new(Plan)
 	p.tellStamp(s)
+	for _, dir := range s.Staging {
+		p.Steps = append(p.Steps, Step{Op: OpSweep, Path: path.Join(path.Dir(s.Path), dir, mounts.StagingName), rel: dir})
+	}
 	inPlace := w.InPlace
 	if !inPlace && !s.CanMount && s.Kind != Tmpfs {
 		inPlace = true
@@ -263,23 +270,23 @@ func (p *Plan) layOut(s *State, w Wanted, mount bool) {
 // directory plans one directory below /run, with a tmpfs of its own if limit is
 // given and mounting is allowed.
 func (p *Plan) directory(s *State, name string, mode uint32, limit *mounts.Tmpfs, mount bool) {
-	path := s.Path + "/" + name
+	shown := s.Path + "/" + name
 	in, there := s.Inner[name]
 	octal := fmt.Sprintf("%04o", mode)
 	switch {
 	case there && in.NotDir:
-		p.note(path, true, "it is not a directory and stays; move it away")
+		p.note(shown, true, "it is not a directory and stays; move it away")
 		return
 	case !there:
-		p.Steps = append(p.Steps, Step{Op: OpMkdir, Path: path, rel: name, Mode: octal, mode: mode, must: name == ownDir})
+		p.Steps = append(p.Steps, Step{Op: OpMkdir, Path: shown, rel: name, Mode: octal, mode: mode, must: name == ownDir})
 	case in.Mode != mode || in.UID != 0 || in.GID != 0:
-		p.Steps = append(p.Steps, Step{Op: OpOwner, Path: path, rel: name, Mode: octal, mode: mode})
+		p.Steps = append(p.Steps, Step{Op: OpOwner, Path: shown, rel: name, Mode: octal, mode: mode})
 	}
 	switch {
 	case limit == nil || in.Mounted || !mount: // in place there is no limit of its own
 	case there && !in.Empty:
-		p.note(path, true, "it is in use and gets no limit of its own: a mount would hide what is in it")
+		p.note(shown, true, "it is in use and gets no limit of its own: a mount would hide what is in it")
 	default:
-		p.Steps = append(p.Steps, Step{Op: OpMountInner, Path: path, rel: name, tmpfs: *limit, Options: optionText(*limit)})
+		p.Steps = append(p.Steps, Step{Op: OpMountInner, Path: shown, rel: name, tmpfs: *limit, Options: optionText(*limit)})
 	}
 }

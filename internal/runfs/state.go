@@ -62,6 +62,9 @@ type State struct {
 	Stamp   *Stamp           `json:"stamp,omitempty"`
 	StampIs string           `json:"stamp_error,omitempty"` // why a stamp that is there cannot be read
 
+	// Staging are the places where a killed run left its staging directory.
+	Staging []string `json:"staging,omitempty"`
+
 	// CanMount is whether we have CAP_SYS_ADMIN at all.
 	CanMount bool `json:"can_mount"`
 
@@ -97,6 +100,7 @@ func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
 	if s.Run, err = p.Identity(); err != nil {
 		return nil, err
 	}
+	s.staging(t.Root, "dev")
 	run, err := openTarget(t)
 	if fsat.NotExist(err) {
 		s.Kind = Missing
@@ -110,6 +114,7 @@ func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t.Path, err)
 	}
+	s.staging(t.Root, t.Name)
 	stamp, err := readStamp(run)
 	if err != nil {
 		s.StampIs = err.Error()
@@ -127,6 +132,19 @@ func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
 		s.Use = inspectUse(ctx, p, run, path, s.Carry, m.shared)
 	}
 	return s, nil
+}
+
+// staging looks for what a killed run of the legacy way left in one directory.
+func (s *State) staging(root *fsat.Dir, name string) {
+	dir, err := root.OpenDir(name)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	var st fsat.Stat
+	if dir.Stat(mounts.StagingName, &st) == nil && st.IsDir() && st.UID == linux.Geteuid() {
+		s.Staging = append(s.Staging, name)
+	}
 }
 
 // openTarget opens the target as a directory; a link is refused, because what is
