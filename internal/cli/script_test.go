@@ -7,11 +7,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
 )
 
 // The test binary is slashrun when a script calls it by that name, so the
 // scripts in testdata run the real command line in a process of its own.
 func TestMain(m *testing.M) {
+	seccomptest.Setup()
 	nstest.Setup()
 	testscript.Main(m, map[string]func(){
 		"slashrun": func() { os.Exit(Main()) },

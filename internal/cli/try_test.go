@@ -23,6 +23,7 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/prepare"
 	"github.com/slashrun/slashrun/internal/sandbox"
+	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -199,6 +200,23 @@ func canChown(t *testing.T) bool {
 	f := t.TempDir() + "/f"
 	populate(t, map[string]string{f: ""})
 	return os.Chown(f, 33, 33) == nil
+}
+
+// The same /run comes of it where the newer system calls are denied.
+func TestTryWithoutNewCalls(t *testing.T) {
+	for _, p := range seccomptest.All {
+		t.Run(p.String(), func(t *testing.T) {
+			seccomptest.Run(t, p, func(t *testing.T) {
+				testenv.Need(t, namespaces)
+				out, err := slashrun("try", "--", "sh", "-c", "grep -c ' /run' /proc/mounts; cat /run/slashrun/boot; echo x >/run/x").CombinedOutput()
+				tour, rest, _ := strings.Cut(string(out), "\n3\n")
+				if err != nil || !strings.Contains(tour, "/run           tmpfs rw,nosuid,nodev  size ") || !strings.Contains(rest, "boot_id") {
+					t.Errorf("%v: %s", err, out)
+				}
+				checkTour(t, tour)
+			})
+		})
+	}
 }
 
 // checkTour holds the tour's size.
