@@ -16,6 +16,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // recorder keeps what a run reports.
@@ -246,9 +247,7 @@ func TestFifoIsNeverWaitedFor(t *testing.T) {
 }
 
 func TestUnsafeWayIsRefusedBeforeAnythingIsMade(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: a directory of another user")
-	}
+	testenv.Need(t, testenv.Root) // for a directory of another user
 	root := t.TempDir()
 	for _, p := range []string{"/u", "/u/own"} {
 		if err := os.Mkdir(root+p, 0o755); err != nil {
@@ -369,9 +368,7 @@ func TestTemporaryNamesDoNotStay(t *testing.T) {
 }
 
 func TestFailedCopyLeavesNothing(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("needs an ordinary user: root reads everything")
-	}
+	testenv.Need(t, testenv.NonRoot) // root reads everything
 	root := t.TempDir()
 	if err := os.MkdirAll(root+"/src", 0o755); err != nil {
 		t.Fatal(err)

@@ -433,6 +433,12 @@ func (n *shadowNode) Write(data []byte, appendTo, truncate bool) error {
 		i.content = append(bytes.Clone(data), i.content[len(data):]...)
 	}
 	i.written = true
+	if linux.Geteuid() != 0 && len(data) > 0 { // write(2): without CAP_FSETID they go
+		i.st.Mode &^= syscall.S_ISUID
+		if i.st.Mode&0010 != 0 {
+			i.st.Mode &^= syscall.S_ISGID
+		}
+	}
 	i.st.Size = max(int64(len(i.content)), i.st.Size)
 	if truncate {
 		i.st.Size = int64(len(data))
