@@ -45,10 +45,12 @@ const maxReasons = 32
 
 // Users looks for whoever uses the directory dir, a path as our own root shows
 // it. A path is compared as text, so that a process in another mount namespace
-// with a directory of the same name is reported too, unless its namespace can be
-// read and differs from ours. With everywhere set, processes of other mount
+// or below another root with a directory of the same name would be reported too:
+// mountID, the id of the mount that dir is in, tells them apart where statx(2)
+// gives it (Linux 5.8), and so does a mount namespace that can be read and
+// differs from ours. With everywhere set, processes of other mount
 // namespaces count like those of our own: mounts propagate there.
-func (p *Proc) Users(ctx context.Context, dir string, everywhere bool) Users {
+func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere bool) Users {
 	var u Users
 	list, err := p.list()
 	if err != nil {
@@ -60,7 +62,7 @@ func (p *Proc) Users(ctx context.Context, dir string, everywhere bool) Users {
 	}
 	kin := p.kin(list)
 	ours, nsErr := linux.Readlinkat(p.fd, "self/ns/mnt")
-	s := scan{proc: p, dir: strings.TrimSuffix(dir, "/"), users: &u}
+	s := scan{proc: p, dir: strings.TrimSuffix(dir, "/"), mount: uint64(mountID), users: &u}
 	for _, st := range list {
 		if err := ctx.Err(); err != nil {
 			u.Incomplete = append(u.Incomplete, err.Error())
@@ -158,6 +160,7 @@ func gone(err error) bool {
 type scan struct {
 	proc  *Proc
 	dir   string
+	mount uint64 // 0: unknown
 	users *Users
 }
 
@@ -165,10 +168,22 @@ func (s *scan) inside(path string) bool {
 	return strings.HasPrefix(path, s.dir) && (len(path) == len(s.dir) || path[len(s.dir)] == '/')
 }
 
-func (s *scan) hold(who Process, how, path string) {
-	if s.inside(path) {
+// hold notes a holder if path is inside. link is the link of the procfs that
+// leads to the node, empty where there is none.
+func (s *scan) hold(who Process, how, path, link string) {
+	if s.inside(path) && !s.elsewhere(link) {
 		s.users.Holders = append(s.users.Holders, Holder{who, how, path})
 	}
+}
+
+// elsewhere reports whether a node is known to be in another mount.
+func (s *scan) elsewhere(link string) bool {
+	if link == "" || s.mount == 0 {
+		return false
+	}
+	var st linux.StatxT
+	err := linux.Statx(s.proc.fd, link, linux.AT_NO_AUTOMOUNT, linux.StatxMountID, &st)
+	return err == nil && st.Mask&linux.StatxMountID != 0 && st.Mnt_id != s.mount
 }
 
 func (s *scan) incomplete(who Process, what string, err error) {
@@ -182,7 +197,7 @@ func (s *scan) process(who Process) {
 		path, err := linux.Readlinkat(s.proc.fd, pid+"/"+link)
 		switch {
 		case err == nil:
-			s.hold(who, link, path)
+			s.hold(who, link, path, pid+"/"+link)
 		case gone(err): // ended, or has no executable
 		default:
 			s.incomplete(who, link, err)
@@ -210,7 +225,7 @@ func (s *scan) descriptors(who Process, pid string) {
 	for _, name := range names {
 		path, err := linux.Readlinkat(int(dir.Fd()), name)
 		if err == nil {
-			s.hold(who, "fd "+name, path)
+			s.hold(who, "fd "+name, path, pid+"/fd/"+name)
 		} else if !gone(err) {
 			s.incomplete(who, "descriptor "+name, err)
 			return
@@ -229,7 +244,7 @@ func (s *scan) mappings(who Process, pid string) {
 		for r.Scan() {
 			line := r.Text()
 			if i := strings.IndexByte(line, '/'); i >= 0 && s.inside(unescapeMaps(line[i:])) {
-				s.hold(who, "map", unescapeMaps(line[i:]))
+				s.hold(who, "map", unescapeMaps(line[i:]), "")
 				return
 			}
 		}

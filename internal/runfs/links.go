@@ -88,7 +88,8 @@ func (p *Plan) link(ctx context.Context, proc *process.Proc, dir *fsat.Dir, show
 	if err != nil {
 		return err
 	}
-	use := inspectUse(ctx, proc, old, seen, nil, false)
+	// A rename is seen through every mount: no mount is named here.
+	use := inspectUse(ctx, proc, old, seen, 0, nil, false)
 	if why := use.Occupied(); len(why) > 0 {
 		p.note(path, true, "it is a directory in use and stays: %s", strings.Join(why, "; "))
 		return nil

@@ -129,7 +129,7 @@ func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
 			return nil, err
 		}
 		s.carried(m, path, run)
-		s.Use = inspectUse(ctx, p, run, path, s.Carry, m.shared)
+		s.Use = inspectUse(ctx, p, run, path, m.id, s.Carry, m.shared)
 	}
 	return s, nil
 }

@@ -66,13 +66,13 @@ func (u *Use) content() string {
 // namespace, whose inode number is fixed: PROC_PID_INIT_INO, linux/proc_ns.h.
 const initialPIDNamespace = "pid:[4026531836]"
 
-func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string, carry []Carried, shared bool) Use {
+func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string, mountID int, carry []Carried, shared bool) Use {
 	var u Use
 	w := content{use: &u, carry: carry}
 	if err := w.walk(dir, ""); err != nil {
 		u.Incomplete = append(u.Incomplete, err.Error())
 	}
-	users := p.Users(ctx, path, shared)
+	users := p.Users(ctx, path, mountID, shared)
 	u.Others, u.Incomplete = users.Others, append(u.Incomplete, users.Incomplete...)
 	for _, h := range users.Holders {
 		// sysvinit's init makes and opens its FIFO before anything else runs, and
