@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -60,7 +59,10 @@ var tryOptions = []getopt.Option{
 // tryInside, as the first argument, makes it the inside. It is no option, since
 // it is of no use to anybody: sandbox.Enter refuses where it was not us who
 // started it.
-const tryInside = "--inside"
+const (
+	tryInside      = "--inside"
+	tryInsideShell = "--inside=shell"
+)
 
 func tryFlags() []Flag {
 	var flags []Flag
@@ -80,11 +82,13 @@ type tryRun struct {
 	profile runfs.Profile
 	tour    bool
 	argv    []string // of COMMAND, empty for none
+	shell   bool     // the terminal is ours: without COMMAND there is a shell
 }
 
 func runTry(ctx context.Context, env *Env, args []string) int {
 	t := &tryRun{env: env, profile: runfs.Plain, tour: true}
-	if len(args) > 0 && args[0] == tryInside {
+	if len(args) > 0 && (args[0] == tryInside || args[0] == tryInsideShell) {
+		t.shell = args[0] == tryInsideShell
 		if code, done := t.parse(args[1:]); done {
 			return code
 		}
@@ -142,11 +146,14 @@ func tryArguments(args []string) (options, command []string) {
 // outside starts the inside and waits for it.
 func (t *tryRun) outside(args []string) int {
 	env := t.env
-	stdin := fileOf(env.Stdin)
-	// A shell that was killed, or that gave the terminal to a job, leaves it to a
-	// process group that is gone: without a job control shell around us (make, go
-	// run) nobody would take it back.
-	if stdin != nil && linux.IsForeground(int(stdin.Fd())) {
+	inside := tryInside
+	if stdin := fileOf(env.Stdin); stdin != nil && linux.IsForeground(int(stdin.Fd())) {
+		if len(t.argv) == 0 && Terminal(env.Stdout) {
+			inside = tryInsideShell
+		}
+		// A shell inside leaves the terminal to its process group, which is gone in
+		// the end. Where no job control shell is around us (make, go run), nobody
+		// else would take it back.
 		defer func() {
 			signal.Ignore(syscall.SIGTTOU) // what a background process gets for it
 			_ = linux.SetForeground(int(stdin.Fd()))
@@ -154,7 +161,7 @@ func (t *tryRun) outside(args []string) int {
 		}()
 	}
 	status, err := sandbox.Run(sandbox.Program{
-		Args: append([]string{"slashrun", "try", tryInside}, args...), Env: env.Environ,
+		Args: append([]string{"slashrun", "try", inside}, args...), Env: env.Environ,
 		Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr,
 	})
 	if err != nil {
@@ -194,33 +201,31 @@ func (t *tryRun) inside(ctx context.Context) int {
 	if err != nil {
 		return fail("cannot make /run: %v", err)
 	}
-	argv := t.command()
+	c := sandbox.Command{
+		Args: t.argv, Env: tryEnviron(env.Environ), Dir: env.Dir,
+		Files: []*os.File{fileOf(env.Stdin), fileOf(env.Stdout), fileOf(env.Stderr)},
+	}
+	if t.shell {
+		c.Args, c.Foreground = t.userShell(), true
+	}
 	if t.tour {
-		tour := &tryTour{env: env, in: in, res: res, loaded: loaded, report: report, shell: len(t.argv) == 0 && argv != nil}
+		tour := &tryTour{env: env, in: in, res: res, loaded: loaded, report: report, shell: t.shell}
 		if code := env.Output(tour.write); code != ExitOK {
 			return sandbox.StatusFailed
 		}
 	}
-	if argv == nil {
+	if len(c.Args) == 0 {
 		return ExitOK
 	}
-	files := []*os.File{fileOf(env.Stdin), fileOf(env.Stdout), fileOf(env.Stderr)}
-	status, err := in.Exec(argv, tryEnviron(env.Environ), env.Dir, files)
+	status, err := in.Exec(c)
 	if err != nil {
-		env.Errorf("%s: %v", Quote(argv[0]), err)
+		env.Errorf("%s: %v", Quote(c.Args[0]), err)
 	}
 	return status
 }
 
-// command is what runs in the end: COMMAND, or the user's shell on a terminal.
-func (t *tryRun) command() []string {
-	if len(t.argv) > 0 {
-		return t.argv
-	}
-	stdin, ok := t.env.Stdin.(io.Writer)
-	if !ok || !Terminal(stdin) || !Terminal(t.env.Stdout) {
-		return nil
-	}
+// userShell is $SHELL, where that is an absolute path to something.
+func (t *tryRun) userShell() []string {
 	if shell := t.env.Getenv("SHELL"); strings.HasPrefix(shell, "/") {
 		if _, err := os.Stat(shell); err == nil {
 			return []string{shell}

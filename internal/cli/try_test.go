@@ -25,6 +25,7 @@ import (
 	"github.com/slashrun/slashrun/internal/sandbox"
 	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/internal/tmpconf"
 )
 
 // tryWorld makes a small machine in the namespaces of nstest: its own /etc, /var
@@ -261,6 +262,37 @@ func TestTryTourIsShort(t *testing.T) {
 	})
 }
 
+// On a terminal it ends in the user's shell, and its status is the shell's.
+func TestTryShell(t *testing.T) {
+	testenv.Need(t, namespaces, testenv.Tool("script"))
+	link := t.TempDir() + "/slashrun" // for argv[0]
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(exe, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, noColour := range []string{"", "1"} {
+		cmd := exec.Command("script", "-qec", link+" try", "/dev/null")
+		cmd.Env = append(os.Environ(), "SHELL=/bin/sh", "TERM=xterm", "NO_COLOR="+noColour)
+		cmd.Stdin = strings.NewReader("test -t 0 && echo the-run-has $(ls /run/slashrun) in it\nexit 4\n")
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 4 {
+			t.Errorf("%v, want status 4: %s", err, out)
+		}
+		for _, want := range []string{"read-only. \"exit\" leaves.", "the-run-has boot in it"} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("no %q: %s", want, out)
+			}
+		}
+		if got := strings.Contains(string(out), "\x1b[1mTree\x1b[0m"); got != (noColour == "") {
+			t.Errorf("NO_COLOR=%s: colour is %v: %q", noColour, got, out)
+		}
+	}
+}
+
 func TestTryArguments(t *testing.T) {
 	for _, c := range []struct{ args, options, command string }{
 		{"", "", ""},
@@ -354,7 +386,7 @@ func TestWrapText(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := bufio.NewWriter(&b)
-	(&tryTour{in: &sandbox.Inside{Notes: []string{strings.Repeat("word ", 40)}}, res: &prepare.Result{}}).notes(w)
+	(&tryTour{in: &sandbox.Inside{Notes: []string{strings.Repeat("word ", 40)}}, res: &prepare.Result{}, loaded: &tmpconf.Loaded{}}).notes(w)
 	w.Flush()
 	checkTour(t, strings.TrimSuffix(b.String(), "\n"))
 	if !strings.Contains(b.String(), "\n  - word") || !strings.Contains(b.String(), "\n    word") {

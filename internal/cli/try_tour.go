@@ -229,6 +229,9 @@ func (t *tryTour) notes(w *bufio.Writer) {
 		notes = append(notes, n.String())
 	}
 	notes = append(notes, t.in.Notes...)
+	for _, w := range t.loaded.Warnings {
+		notes = append(notes, Quote(w.Error()))
+	}
 	if len(notes) == 0 {
 		return
 	}

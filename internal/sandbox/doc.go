@@ -12,7 +12,7 @@
 //
 //	in, err := sandbox.Enter()     // mounts; refuses where it is not PID 1 of such a namespace
 //	... make /run ...
-//	status, err := in.Exec(argv, env, dir)
+//	status, err := in.Exec(sandbox.Command{Args: argv, ...})
 //
 // An argument starts the inside, but proves nothing: Enter compares its
 // namespaces with the outside's, whose descriptors it is handed, before it

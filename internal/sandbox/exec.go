@@ -26,16 +26,30 @@ const (
 	StatusNotFound    = 127
 )
 
-// Exec runs a program inside, in the directory dir where there is such a one,
-// else in "/". PATH of env finds it. The result is its exit status, or 126 or
-// 127 with the reason. As PID 1 does, it also reaps every orphan, so it must be
-// the only one that waits for children.
-func (in *Inside) Exec(argv, env []string, dir string, files []*os.File) (status int, err error) {
-	if fd, err := linux.Openat(linux.AT_FDCWD, dir, linux.O_PATH|linux.O_DIRECTORY, 0); err == nil {
+// Command is a program to be run inside.
+type Command struct {
+	Args []string // argv; PATH finds Args[0]
+	Env  []string
+	// Dir is the working directory; "/" where it is not there.
+	Dir   string
+	Files []*os.File // descriptors 0 to 2
+	// Foreground gives it a process group of its own and the terminal Files[0],
+	// which the caller has. An interactive shell needs that: the group that it
+	// would share with the outside has no number inside, so it could not give the
+	// terminal back to it. Any other program is better off in the group of the
+	// outside, where Ctrl-Z stops both.
+	Foreground bool
+}
+
+// Exec runs c. The result is its exit status, or 126 or 127 with the reason. As
+// PID 1 does, it also reaps every orphan, so it must be the only one that waits
+// for children.
+func (in *Inside) Exec(c Command) (status int, err error) {
+	if fd, err := linux.Openat(linux.AT_FDCWD, c.Dir, linux.O_PATH|linux.O_DIRECTORY, 0); err == nil {
 		_ = linux.Fchdir(fd) // a directory that may not be entered: stay in /
 		linux.Close(fd)
 	}
-	path, err := exec.LookPath(argv[0])
+	path, err := exec.LookPath(c.Args[0])
 	if err != nil {
 		return notRun(err), err
 	}
@@ -44,7 +58,11 @@ func (in *Inside) Exec(argv, env []string, dir string, files []*os.File) (status
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	linux.Umask(in.umask)
-	p, err := startBounded(path, argv, &os.ProcAttr{Env: env, Files: files})
+	attr := &os.ProcAttr{Env: c.Env, Files: c.Files}
+	if c.Foreground {
+		attr.Sys = &syscall.SysProcAttr{Foreground: true, Ctty: int(c.Files[0].Fd())}
+	}
+	p, err := startBounded(path, c.Args, attr)
 	if err != nil {
 		return notRun(err), err
 	}

@@ -75,22 +75,24 @@ func TestUserNamespacesForbidden(t *testing.T) {
 // Root does without a user namespace, and is kept from the machine all the same.
 func TestRootWithoutUserNamespaces(t *testing.T) {
 	testenv.Need(t, testenv.Root)
-	deny := denied("clone-newuser", syscall.EPERM)
-	if out, status := outside(deny, "describe"); status != 0 || !strings.HasPrefix(out, "own false single false") {
-		t.Fatalf("status %d: %s", status, out)
-	}
-	file := t.TempDir() + "/f"
-	for _, script := range []string{
-		"echo y > " + file, "mount -o remount,rw,bind /", "mount -o remount,rw,bind " + filepath.Dir(file), "umount -l /dev",
-		"mknod /dev/shm/x b 8 0", "mount -t tmpfs none /run", "ls /proc/1/root/", "nsenter -t 1 -m true",
-	} {
-		if out, status := outside(deny, "sh", "-c", script); status == 0 {
-			t.Errorf("%s: done: %s", script, out)
+	nstest.Run(t, world(), func(t *testing.T) {
+		deny := denied("clone-newuser", syscall.EPERM)
+		if out, status := outside(deny, "describe"); status != 0 || !strings.HasPrefix(out, "own false single false") {
+			t.Fatalf("status %d: %s", status, out)
 		}
-	}
-	if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file outside: %v", err)
-	}
+		file := t.TempDir() + "/f"
+		for _, script := range []string{
+			"echo y > " + file, "mount -o remount,rw,bind /", "mount -o remount,rw,bind " + filepath.Dir(file), "umount -l /dev",
+			"mknod /dev/shm/x b 8 0", "mount -t tmpfs none /run", "ls /proc/1/root/", "nsenter -t 1 -m true",
+		} {
+			if out, status := outside(deny, "sh", "-c", script); status == 0 {
+				t.Errorf("%s: done: %s", script, out)
+			}
+		}
+		if _, err := os.Lstat(file); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the file outside: %v", err)
+		}
+	})
 }
 
 // As AppArmor does it: the namespaces are made, and no mount is allowed there.
