@@ -60,9 +60,10 @@ func UnlinkatNul(dirfd int, name []byte, flags int) error {
 	}
 }
 
-// FutimensOf gives the file the access and modification times of st.
-func FutimensOf(fd int, st *StatxT) error {
-	ts := [2]unix.Timespec{timespecOf(st.Atime), timespecOf(st.Mtime)}
+// FutimensOf gives the file an access and a modification time as statx(2) told
+// them.
+func FutimensOf(fd int, times [2]StatxTimestamp) error {
+	ts := [2]unix.Timespec{timespecOf(times[0]), timespecOf(times[1])}
 	for {
 		_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
 		switch e {

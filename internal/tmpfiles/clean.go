@@ -71,18 +71,38 @@ func (r *run) cleaning() *cleaner {
 	patterns := make([]string, 0, len(r.cfg.globs.order))
 	for _, g := range r.cfg.globs.order {
 		patterns = append(patterns, g.path)
-		// fnmatch(3) knows no braces, so the walk of one line can come to
-		// what another one removed.
-		c.remember = c.remember || strings.IndexByte(g.path, '{') >= 0
 	}
 	c.set = glob.NewSet(patterns)
 	c.sockets.root = r.opt.Root
 	if r.shadow != nil {
 		c.workers = 1 // the shadow is not made for several
-		c.remember = c.remember || r.opt.Ops&Create != 0
+		c.remember = r.meetsItself()
 	}
 	r.clean = c
 	return c
+}
+
+// meetsItself says that a run may come to what it removed before: what is
+// created afterwards, or a second line that begins at the same node.
+func (r *run) meetsItself() bool {
+	if r.opt.Ops != Remove && r.opt.Ops != Clean && r.opt.Ops != Purge {
+		return true
+	}
+	walks, patterns := 0, 0
+	for _, t := range []*table{&r.cfg.plain, &r.cfg.globs} {
+		for _, g := range t.order {
+			for _, it := range g.items {
+				switch {
+				case r.opt.Ops == Remove && it.Type.in("DrR"), r.opt.Ops == Clean && it.Age.Set, r.opt.Ops == Purge && it.Mod.Purge:
+					walks++
+					if it.Type.Glob() {
+						patterns++
+					}
+				}
+			}
+		}
+	}
+	return walks > 1 && patterns > 0
 }
 
 // governs gives what the configuration says about the entries of a directory.

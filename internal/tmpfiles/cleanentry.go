@@ -1,9 +1,12 @@
 package tmpfiles
 
 import (
+	"bytes"
+	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/glob"
 	"github.com/slashrun/slashrun/internal/linux"
 )
 
@@ -27,7 +30,7 @@ const (
 // directories are kept in the worker's topmost frame.
 func (w *sweeper) list(d *sweepDir) {
 	for {
-		if w.stop.Load() {
+		if w.stopped() {
 			d.kept.Store(true)
 			return
 		}
@@ -50,7 +53,6 @@ func (w *sweeper) list(d *sweepDir) {
 
 func (w *sweeper) chunk(d *sweepDir, records []byte) {
 	f := &w.stack[len(w.stack)-1]
-	matching := !d.cur.Dead()
 	for e := range fsat.Entries(records) {
 		w.seen++
 		name := linux.View(e.Name)
@@ -65,7 +67,7 @@ func (w *sweeper) chunk(d *sweepDir, records []byte) {
 				continue
 			}
 		}
-		if matching {
+		if d.cur != nil {
 			if _, ok := d.cur.Match(name); ok {
 				w.keep(d, e.NameNul, whyPattern)
 				continue
@@ -121,7 +123,7 @@ func (w *sweeper) mounted(sx *linux.StatxT) bool {
 	if sx.Attributes_mask&linux.STATX_ATTR_MOUNT_ROOT != 0 {
 		return sx.Attributes&linux.STATX_ATTR_MOUNT_ROOT != 0
 	}
-	return sx.Dev_major != w.top.sx.Dev_major || sx.Dev_minor != w.top.sx.Dev_minor
+	return keyOfStatx(sx).dev != w.top.id.dev
 }
 
 // file judges an entry that is no directory, as far as its record tells. It
@@ -152,6 +154,10 @@ func (w *sweeper) file(d *sweepDir, name []byte) (isDir bool) {
 			return false
 		}
 		w.gone(d, name, ActUnlink)
+		return false
+	}
+	if w.stopped() {
+		d.kept.Store(true)
 		return false
 	}
 	w.unlink(d, name)
@@ -331,13 +337,29 @@ func (w *sweeper) unfit(fd int) string {
 	return ""
 }
 
+func newSweepDir(sx *linux.StatxT, fd int) *sweepDir {
+	d := &sweepDir{fd: fd, users: 1, id: keyOfStatx(sx), times: [2]linux.StatxTimestamp{sx.Atime, sx.Mtime}}
+	d.pending.Store(1)
+	return d
+}
+
+func (d *sweepDir) governed(own *ownPath, cur glob.Cursor) {
+	d.own = own
+	if !cur.Dead() {
+		d.cur = &cur
+	}
+}
+
 // child makes the record of a directory that was opened.
 func (w *sweeper) child(d *sweepDir, nul []byte, fd int) *sweepDir {
 	name := linux.View(nul[:len(nul)-1])
-	c := &sweepDir{
-		up: d, name: append([]byte(nil), nul...), fd: fd, users: 1, sx: w.sx,
-		own: d.own.at(name), cur: d.cur.Descend(name),
+	c := newSweepDir(&w.sx, fd)
+	c.up, c.name = d, bytes.Clone(nul)
+	var cur glob.Cursor
+	if d.cur != nil {
+		cur = d.cur.Descend(name)
 	}
+	c.governed(d.own.at(name), cur)
 	why := w.cut.keeps(&w.sx)
 	if d.keepFirst {
 		why = whyFirst
@@ -345,12 +367,14 @@ func (w *sweeper) child(d *sweepDir, nul []byte, fd int) *sweepDir {
 	if c.old = why == ""; !c.old && w.verbose {
 		w.r.debug(w.it, w.pathIn(d, nul), why)
 	}
-	if c.deep = d.deep || len(d.path)+len(nul) > namedPath; c.deep {
-		c.path = d.path
-	} else {
+	switch {
+	case d.deep:
+		c.deep, c.path = true, d.path
+	case len(d.path)+len(nul) > namedPath:
+		c.deep, c.path = true, d.path[:strings.LastIndexByte(d.path[:shownPath], '/')+1]
+	default:
 		c.path = join(d.path, name)
 	}
-	c.pending.Store(1)
 	d.pending.Add(1)
 	w.recall(c)
 	return c
@@ -363,7 +387,7 @@ func (s *sweep) pathIn(d *sweepDir, nul []byte) string {
 	}
 	name := string(nul[:len(nul)-1])
 	if d.deep {
-		return d.path + "/.../" + name
+		return d.path + ".../" + name
 	}
 	return join(d.path, name)
 }
@@ -375,11 +399,11 @@ func (w *sweeper) rmdir(up, d *sweepDir) (gone bool) {
 			return false
 		}
 		w.gone(up, d.name, ActRmdir)
-		w.r.shadow.drop(keyOfStatx(&d.sx))
+		w.r.shadow.drop(d.id)
 		return true
 	}
 	err := w.c.statx(up.fd, d.name, linux.STATX_TYPE|linux.STATX_INO, &w.now)
-	if err == nil && !sameInode(&w.now, &d.sx) {
+	if err == nil && keyOfStatx(&w.now) != d.id {
 		w.keep(up, d.name, whyChanged)
 		return false
 	}

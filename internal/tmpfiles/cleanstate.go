@@ -141,7 +141,7 @@ func mountIDOf(fd int) mountID {
 // recall finds what a dry run remembers of a directory.
 func (s *sweep) recall(d *sweepDir) {
 	if s.dry {
-		d.rec = s.r.shadow.inodes[keyOfStatx(&d.sx)]
+		d.rec = s.r.shadow.inodes[d.id]
 	}
 }
 

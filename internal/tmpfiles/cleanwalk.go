@@ -2,7 +2,6 @@ package tmpfiles
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -38,8 +37,12 @@ const listBuffer = 64 << 10
 const hireAfter = 512
 
 // namedPath is how long the path of a directory grows that is kept for
-// messages; below it only the last component is told.
-const namedPath = 4096
+// messages, PATH_MAX of limits.h: nobody could use a longer one. Of those only
+// the beginning is told, so much of it.
+const (
+	namedPath = 4096
+	shownPath = 256
+)
 
 // sweepOf says how a walk judges.
 type sweepOf struct {
@@ -66,7 +69,6 @@ type sweep struct {
 	idle    atomic.Int32
 	done    chan struct{}
 	workers sync.WaitGroup
-	stop    atomic.Bool
 	buffers sync.Pool
 
 	held atomic.Int32 // directories that are open
@@ -83,9 +85,10 @@ type sweepDir struct {
 	path string
 	deep bool // path stops at a directory far above
 
-	sx        linux.StatxT // as it was before anything in it was touched
-	own       *ownPath
-	cur       glob.Cursor
+	id        inodeKey
+	times     [2]linux.StatxTimestamp // of access and modification, before anything in it was touched
+	own       *ownPath                // what lines say about its entries; nil for nothing
+	cur       *glob.Cursor
 	rec       *shadowInode // dry runs: what would have changed in it before
 	old       bool         // its own times let it go
 	keepFirst bool
@@ -122,14 +125,17 @@ type frame struct {
 
 type sweeper struct {
 	*sweep
-	first   bool // it hires the others
-	hired   bool
-	stack   []frame
-	buf     []byte
-	spare   [][]byte // for names
-	seen    uint64
-	removed uint64
-	sx, now linux.StatxT
+	first bool // it hires the others
+	hired bool
+	stack []frame
+	// sharable is below the uppermost frame of which there is something to give
+	// away: names only become fewer, until a frame is had back.
+	sharable int
+	buf      []byte
+	spare    [][]byte // for names
+	seen     uint64
+	removed  uint64
+	sx, now  linux.StatxT
 }
 
 // sweep walks below t and removes what is old. emptied says that nothing is
@@ -143,15 +149,15 @@ func (r *run) sweep(it *Item, t *top, of sweepOf) (emptied bool, err error) {
 		tasks:  make(chan task), done: make(chan struct{}),
 	}
 	s.buffers.New = func() any { b := make([]byte, listBuffer); return &b }
-	d := &sweepDir{path: t.path, fd: t.fd, users: 1, sx: t.sx, keepFirst: of.keepFirst, mountRoot: t.mountRoot()}
-	d.own, d.cur = c.governs(t.path)
+	d := newSweepDir(&t.sx, t.fd)
+	d.path, d.keepFirst, d.mountRoot = t.path, of.keepFirst, t.mountRoot()
+	own, cur := c.governs(t.path)
+	d.governed(own, cur)
 	s.recall(d)
-	d.pending.Store(1)
 	s.top = d
 	if t.sx.Attributes_mask&linux.STATX_ATTR_MOUNT_ROOT == 0 {
 		s.mount = mountIDOf(t.fd)
 	}
-	defer context.AfterFunc(r.ctx, func() { s.stop.Store(true) })()
 	defer s.progress()()
 
 	before := c.removed.Load()
@@ -245,7 +251,7 @@ func (w *sweeper) give(t task) bool {
 
 // work does t and everything that it leads to.
 func (w *sweeper) work(t task) {
-	w.stack = append(w.stack[:0], frame{d: t.d, names: t.names})
+	w.stack, w.sharable = append(w.stack[:0], frame{d: t.d, names: t.names}), 0
 	switch {
 	case t.chunk != nil:
 		w.chunk(t.d, t.chunk)
@@ -256,7 +262,7 @@ func (w *sweeper) work(t task) {
 	}
 	for len(w.stack) > 0 {
 		f := &w.stack[len(w.stack)-1]
-		if f.at == len(f.names) || w.stop.Load() || f.d.lost.Load() {
+		if f.at == len(f.names) || w.stopped() || f.d.lost.Load() {
 			if f.at < len(f.names) {
 				f.d.kept.Store(true)
 			}
@@ -286,6 +292,9 @@ func (w *sweeper) flush() {
 	w.seen, w.removed = 0, 0
 }
 
+// stopped says that the run is to end. Directories still get their times back.
+func (s *sweep) stopped() bool { return s.r.ctx.Err() != nil }
+
 // share gives half of what is to be entered, as far up as possible, to a worker
 // that waits.
 func (w *sweeper) share() {
@@ -293,8 +302,8 @@ func (w *sweeper) share() {
 	if w.idle.Load() == 0 {
 		return
 	}
-	for i := range w.stack {
-		f := &w.stack[i]
+	for ; w.sharable < len(w.stack); w.sharable++ {
+		f := &w.stack[w.sharable]
 		rest := f.names[f.at:]
 		cut := len(rest) / 2
 		cut += bytes.IndexByte(rest[cut:], 0) + 1
@@ -329,6 +338,7 @@ func (w *sweeper) leave() {
 		w.spare = append(w.spare, names[:0])
 	}
 	w.stack = w.stack[:i]
+	w.sharable = min(w.sharable, max(i-1, 0))
 	if i > 0 && w.stack[i-1].parked {
 		w.stack[i-1].parked = false
 		w.reuse(w.stack[i-1].d, d)
@@ -346,7 +356,7 @@ func (w *sweeper) finish(d *sweepDir) {
 	for d.up != nil {
 		up := d.up
 		w.reuse(up, d)
-		gone := d.old && !up.keepFirst && !w.stop.Load() &&
+		gone := d.old && !up.keepFirst && !w.stopped() &&
 			!d.lost.Load() && up.fd >= 0 && w.rmdir(up, d)
 		if !gone {
 			up.kept.Store(true)
@@ -372,7 +382,7 @@ func (w *sweeper) restoreTimes(d *sweepDir) {
 	if !d.removed.Load() || d.fd < 0 || w.dry {
 		return
 	}
-	if err := linux.FutimensOf(d.fd, &d.sx); err != nil && w.verbose {
+	if err := linux.FutimensOf(d.fd, d.times); err != nil && w.verbose {
 		w.r.debug(w.it, d.path, "its times cannot be restored: "+err.Error())
 	}
 }
@@ -425,7 +435,7 @@ func (w *sweeper) reopen(d *sweepDir, below int) error {
 		return err
 	}
 	var sx linux.StatxT
-	if err = w.c.statx(fd, []byte{0}, w.mask, &sx); err == nil && !sameInode(&sx, &d.sx) {
+	if err = w.c.statx(fd, []byte{0}, w.mask, &sx); err == nil && keyOfStatx(&sx) != d.id {
 		err = errMoved
 	}
 	if err != nil {
