@@ -7,8 +7,10 @@ const (
 	// RootReadOnly is the machine's tree with every mount read-only.
 	RootReadOnly Root = ""
 	// RootOverlay is the machine's root file system with a tmpfs over it that
-	// takes the writes (overlayfs; in a user namespace from Linux 5.11). File
-	// systems mounted below / are empty directories there, unless kept; /sys is.
+	// takes the writes (overlayfs). File systems mounted below / are empty
+	// directories there, unless kept; /sys is. It needs Options.Real: in a new user
+	// namespace mounts below / are locked, and then the kernel takes / for no
+	// lower layer (since the fix of CVE-2021-3732).
 	RootOverlay Root = "overlay"
 	// RootEmpty is a tmpfs with the directories /proc, /dev, /run, /tmp, /etc,
 	// /usr and /var, and nothing of the machine but the test binary (with the

@@ -97,6 +97,9 @@ func (o Options) check() error {
 	if o.Real && o.SingleUser {
 		return errors.New("Options.Real and Options.SingleUser exclude each other")
 	}
+	if o.Root == RootOverlay && !o.Real {
+		return errors.New("Options.Root: an overlay needs Options.Real, see RootOverlay")
+	}
 	return nil
 }
 
@@ -210,9 +213,17 @@ func (o Options) sysProcAttr() *syscall.SysProcAttr {
 	if os.Geteuid() == 0 && !o.SingleUser {
 		attr.UidMappings = identity("/proc/self/uid_map", attr.UidMappings)
 		attr.GidMappings = identity("/proc/self/gid_map", attr.GidMappings)
-		attr.GidMappingsEnableSetgroups = true
+		attr.GidMappingsEnableSetgroups = setgroupsAllowed()
 	}
 	return attr
+}
+
+// setgroupsAllowed says whether a user namespace made here may allow
+// setgroups(2): not where the present one denies it (user_namespaces(7)), which
+// it does where an ordinary user made it, and writing "allow" is EPERM then.
+func setgroupsAllowed() bool {
+	text, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(text)) == "allow"
 }
 
 // identity maps every ID that this user namespace has to itself.

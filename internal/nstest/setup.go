@@ -144,9 +144,6 @@ func newRoot(o Options) (string, error) {
 		}
 	case RootOverlay:
 		data := "lowerdir=/,upperdir=" + stage + "/upper,workdir=" + stage + "/work"
-		if !o.Real {
-			data += ",userxattr"
-		}
 		if err := linux.Mount(source, root, "overlay", 0, data); err != nil {
 			return "", &missingError{"an overlayfs on /", err}
 		}
