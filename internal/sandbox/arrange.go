@@ -85,7 +85,7 @@ func (in *Inside) bindAll(fd int, root string, under int) error {
 	}
 	for _, name := range []string{"proc", "dev", "run"} {
 		if err := linux.Mkdirat(fd, name, 0o755); err != nil {
-			return err
+			return fmt.Errorf("making /%s in the new root: %w", name, err)
 		}
 	}
 	for _, e := range entries {
@@ -97,19 +97,23 @@ func (in *Inside) bindAll(fd int, root string, under int) error {
 		if from == root {
 			from = "/proc/self/fd/" + strconv.Itoa(under)
 		}
-		if err := bindEntry(fd, from, root+"/"+name, e.Type()); err != nil {
-			in.Notes = append(in.Notes, fmt.Sprintf("%s is not there: %v", strconv.Quote("/"+name), err))
+		if err := in.bindEntry(fd, from, root+"/"+name, e.Type()); err != nil {
+			return fmt.Errorf("making %s in the new root: %w", strconv.Quote("/"+name), err)
 		}
 	}
 	return nil
 }
 
-// bindEntry puts what is at from on target, an entry of the directory fd.
-func bindEntry(fd int, from, target string, kind os.FileMode) error {
+// bindEntry puts what is at from on target, an entry of the directory fd. What
+// vanished meanwhile or cannot be bound is left out with a note.
+func (in *Inside) bindEntry(fd int, from, target string, kind os.FileMode) error {
 	name := target[strings.LastIndexByte(target, '/')+1:]
 	switch {
 	case kind&os.ModeSymlink != 0:
 		link, err := os.Readlink(from)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -129,7 +133,10 @@ func bindEntry(fd int, from, target string, kind os.FileMode) error {
 	}
 	// Recursive, because a plain bind would uncover what locked mounts hide, and
 	// the kernel refuses that in a user namespace (EINVAL).
-	return linux.Mount(from, target, "", syscall.MS_BIND|syscall.MS_REC, "")
+	if err := linux.Mount(from, target, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+		in.Notes = append(in.Notes, fmt.Sprintf("%s is not there: %v", strconv.Quote("/"+name), err))
+	}
+	return nil
 }
 
 // readOnly takes the right to write, and device nodes, from the mount at root and
@@ -227,7 +234,7 @@ func (in *Inside) dev(dir string) error {
 		mode uint32
 	}{{"pts", 0o755}, {"shm", 0o1777}} {
 		if err := linux.Mkdirat(fd, d.name, d.mode); err != nil {
-			return err
+			return fmt.Errorf("making /dev/%s: %w", d.name, err)
 		}
 	}
 	err = linux.Mount("devpts", dir+"/pts", "devpts", flagsDev, "newinstance,ptmxmode=0666,mode=0620")
@@ -237,7 +244,7 @@ func (in *Inside) dev(dir string) error {
 	for _, l := range [][2]string{{"ptmx", "pts/ptmx"}, {"fd", "/proc/self/fd"},
 		{"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}} {
 		if err := linux.Symlinkat(l[1], fd, l[0]); err != nil {
-			return err
+			return fmt.Errorf("making /dev/%s: %w", l[0], err)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -84,7 +85,13 @@ func (in *Inside) Exec(c Command) (status int, err error) {
 	}
 }
 
+// errBounding is a failure to take capabilities away from a program.
+var errBounding = errors.New("cannot take capabilities away from it")
+
 func notRun(err error) int {
+	if errors.Is(err, errBounding) {
+		return StatusFailed
+	}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return StatusNotFound
 	}
@@ -99,9 +106,11 @@ func startBounded(path string, argv []string, attr *os.ProcAttr) (p *os.Process,
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if err = linux.DropBounding(keep); err == nil {
-			p, err = os.StartProcess(path, argv, attr)
+		if err = linux.DropBounding(keep); err != nil {
+			err = fmt.Errorf("%w: %w", errBounding, err)
+			return
 		}
+		p, err = os.StartProcess(path, argv, attr)
 	}()
 	<-done
 	return p, err

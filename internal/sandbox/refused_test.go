@@ -228,3 +228,29 @@ func TestGather(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Where the calls that make the new root fail, it says so and nothing runs.
+func TestCallsFail(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.Tool("strace"))
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ inject, want string }{
+		{"mount:error=ENOMEM:when=1", "making the mounts private"},
+		{"mkdirat:error=ENOSPC:when=1", "in the new root"},
+		{"symlinkat:error=ENOMEM:when=1", "making "},
+		{"pivot_root:error=ENOMEM", "making the new root /"},
+		{"umount2:error=ENOMEM", "making the new root /"},
+		{"prctl:error=EPERM", "capabilities"},
+	} {
+		cmd := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject="+c.inject, exe, outsideArg, "sh", "-c", "echo ran")
+		out, _ := cmd.CombinedOutput()
+		if status := cmd.ProcessState.ExitCode(); status != StatusFailed {
+			t.Errorf("%s: status %d", c.inject, status)
+		}
+		if !strings.Contains(string(out), c.want) || strings.Contains(string(out), "ran\n") {
+			t.Errorf("%s: %s", c.inject, out)
+		}
+	}
+}
