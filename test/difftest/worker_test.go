@@ -50,11 +50,25 @@ type request struct {
 	Case *Case
 	Exe  string
 	Argv []string
+	// In the place of a case:
+	Attack *AttackRequest
+	Deep   *DeepRequest
+}
+
+// An AttackRequest runs the attack case of that name on a program.
+type AttackRequest struct {
+	Name    string
+	Argv    []string
+	MinRuns int
 }
 
 type response struct {
 	Steps []Step
 	Err   string
+	// Of an attack.
+	Swaps      int64
+	Runs       int
+	Violations []string
 }
 
 const workerEnv = "SLASHRUN_DIFF_WORKER"
@@ -122,7 +136,7 @@ func (w *worker) stop() {
 }
 
 func (w *worker) run(c *Case, exe string, argv ...string) ([]Step, error) {
-	if err := w.enc.Encode(request{c, exe, argv}); err != nil {
+	if err := w.enc.Encode(request{Case: c, Exe: exe, Argv: argv}); err != nil {
 		return nil, err
 	}
 	var r response
@@ -133,6 +147,22 @@ func (w *worker) run(c *Case, exe string, argv ...string) ([]Step, error) {
 		return nil, errors.New(r.Err)
 	}
 	return r.Steps, nil
+}
+
+// inside has the worker do something else than a case.
+func (w *worker) inside(t testing.TB, r request) response {
+	t.Helper()
+	var resp response
+	if err := w.enc.Encode(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.dec.Decode(&resp); err != nil {
+		t.Fatalf("the worker died: %v", err)
+	}
+	if resp.Err != "" {
+		t.Fatal(resp.Err)
+	}
+	return resp
 }
 
 // A pool hands out workers, one a core.
@@ -215,8 +245,20 @@ func workerMain() int {
 		if err := dec.Decode(&r); err != nil {
 			return 0
 		}
-		steps, err := runCase(&r, start)
-		resp := response{Steps: steps}
+		var resp response
+		var err error
+		switch {
+		case r.Attack != nil:
+			for _, a := range attackCases {
+				if a.name == r.Attack.Name {
+					resp.Swaps, resp.Runs, resp.Violations, err = attack(a, r.Attack.Argv, r.Attack.MinRuns)
+				}
+			}
+		case r.Deep != nil:
+			resp.Violations, err = deepTree(r.Deep)
+		default:
+			resp.Steps, err = runCase(&r, start)
+		}
 		if err != nil {
 			resp.Err = err.Error()
 		}
