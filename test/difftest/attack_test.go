@@ -108,7 +108,7 @@ func attack(a attackCase, argv []string, minRuns int) (swaps int64, runs int, vi
 	if err != nil {
 		return 0, 0, nil, err
 	}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for len(violations) == 0 && (runs < minRuns || att.swaps.Load() < swapsPerCase) && time.Now().Before(deadline) {
 		runs++
 		if hung := attackedRun(argv, a); hung != "" {
@@ -216,6 +216,8 @@ func startAttacker() (*attacker, error) {
 
 func (a *attacker) stop() (int64, error) {
 	a.in.Close()
+	timer := time.AfterFunc(10*time.Second, func() { a.cmd.Process.Kill() })
+	defer timer.Stop()
 	err := <-a.done
 	return a.swaps.Load(), errors.Join(err, a.cmd.Wait())
 }
@@ -264,9 +266,12 @@ func furnish() {
 	for _, d := range []string{"/t/home/d", "/t/home/d2"} {
 		os.Mkdir(d, 0o777)
 		os.Mkdir(d+"/sub", 0o777)
-		os.WriteFile(d+"/sub/g", []byte("mine"), 0o666)
-		if f, err := os.OpenFile(d+"/f", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666); err == nil {
-			f.Close()
+		for _, name := range []string{"/f", "/sub/g"} {
+			// O_EXCL: never the subject's FIFO, on which the attacker would wait.
+			if f, err := os.OpenFile(d+name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666); err == nil {
+				f.WriteString("mine")
+				f.Close()
+			}
 		}
 	}
 	os.Symlink("/canary", "/t/home/dl")
@@ -305,7 +310,7 @@ func TestAttack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := startWorker(t, setup{Start: suiteStart.UnixNano(), Files: files})
 			for _, a := range attackCases {
-				r := w.inside(t, request{Attack: &AttackRequest{Name: a.name, Argv: argv, MinRuns: 25}})
+				r := w.inside(t, request{Attack: &AttackRequest{Name: a.name, Argv: argv, MinRuns: 60}})
 				for _, v := range r.Violations {
 					t.Errorf("%s: after %d swaps and %d runs of %q: %s", a.name, r.Swaps, r.Runs, a.lines, v)
 				}
@@ -313,6 +318,7 @@ func TestAttack(t *testing.T) {
 					t.Errorf("%s: %d swaps in %d runs, want %d", a.name, r.Swaps, r.Runs, swapsPerCase)
 				}
 				total += r.Swaps
+				t.Logf("%s: %d swaps, %d runs", a.name, r.Swaps, r.Runs)
 			}
 		})
 	}
