@@ -386,9 +386,10 @@ func mutantMain() int {
 // shrink drops configuration lines, nodes, arguments and environment while the
 // case still fails.
 func shrink(c *Case, fails func(*Case) bool) *Case {
-	budget := 250
+	// Half a minute: a case that hangs must not hold the others up.
+	budget, until := 250, time.Now().Add(30*time.Second)
 	try := func(n *Case) bool {
-		if budget--; budget < 0 || !fails(n) {
+		if budget--; budget < 0 || time.Now().After(until) || !fails(n) {
 			return false
 		}
 		c = n

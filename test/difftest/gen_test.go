@@ -256,7 +256,11 @@ func (g *gen) line() string {
 	if strings.Contains(age, " ") {
 		age = `"` + age + `"`
 	}
-	line := strings.Join([]string{typ + mods, g.pathField(glob), g.mode(), u, v, age, g.arg(typ[0], mods)}, pick(g, " ", " ", "  ", "\t"))
+	path, arg := g.pathField(glob), g.arg(typ[0], mods)
+	if typ[0] == 'C' && intoItself(path, arg) {
+		arg = "/etc/passwd"
+	}
+	line := strings.Join([]string{typ + mods, path, g.mode(), u, v, age, arg}, pick(g, " ", " ", "  ", "\t"))
 	switch g.r.IntN(60) {
 	case 0:
 		return strings.Join(strings.Fields(line)[:1+g.r.IntN(5)], " ")
@@ -268,6 +272,13 @@ func (g *gen) line() string {
 		return pick(g, "# comment", "", "   ", "; not a comment", `d "/t/unclosed`, "y /t/a", "d", `d /t/\q`, "d /t/%j", "d /t/%i 0755", "d /t/a 0999", "d /t/a 77777", "d /t/a - - - 1x", "d /t/a - - - zz:1d")
 	}
 	return line
+}
+
+// intoItself: the reference copies a tree into itself until names are too long,
+// half a minute a case.
+func intoItself(path, source string) bool {
+	path = strings.Trim(path, `"'`)
+	return path == source || strings.HasPrefix(path, source+"/")
 }
 
 func (g *gen) configuration() {

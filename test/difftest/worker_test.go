@@ -413,7 +413,7 @@ func runCase(r *request, start time.Time) ([]Step, error) {
 }
 
 // stepTime is far beyond what any case takes; a command that is still there then hangs.
-const stepTime = 60 * time.Second
+const stepTime = 20 * time.Second
 
 func runStep(r *request, args []string, start time.Time) (Step, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), stepTime)
@@ -432,6 +432,8 @@ func runStep(r *request, args []string, start time.Time) (Step, error) {
 	if r.Case.UID != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(r.Case.UID), Gid: uint32(r.Case.UID)}}
 	}
+	// A child that outlives the command and holds its output is not waited for.
+	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	s := Step{Stdout: stdout.String(), Stderr: stderr.String()}
 	var exit *exec.ExitError
