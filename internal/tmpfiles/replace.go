@@ -114,6 +114,10 @@ func (r *run) clearComponent(it *Item, p string) error {
 		return nil
 	}
 	at, err2 := r.walk.dirAt(path.Dir(p), false)
+	var miss *missingError
+	if errors.As(err2, &miss) {
+		return nil // nothing stands in the way of what is to be made
+	}
 	if err2 != nil {
 		return err2
 	}
