@@ -29,7 +29,7 @@ var differences = map[string]func(c *Case, want, got Step) bool{
 // differingCases are the named cases in which ours differs, by the id of the
 // difference: where the reference is not there, no predicate can look at it.
 var differingCases = map[string]string{
-	"unsafe-new-parents":     "stray-directories",
+	"unsafe-new-parents": "stray-directories",
 }
 
 func acceptedAlone(name string) string { return differingCases[name] }
