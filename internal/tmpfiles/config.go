@@ -66,6 +66,9 @@ func (e *ReadError) Unwrap() error { return e.Err }
 // Read adds the lines of one file. Lines that are wrong are collected in
 // Invalid; the error is for a file that cannot be read, or for the first line
 // with a Fatal error.
+//
+// A line of the command line (name is [InlineName]) is taken as it is: the spaces
+// behind its argument belong to it, and it is no comment.
 func (c *Config) Read(name string, rd io.Reader, env *Env) error {
 	c.files++
 	p := &lineParser{env: env}
@@ -90,9 +93,11 @@ func (c *Config) Read(name string, rd io.Reader, env *Env) error {
 		if err != nil {
 			return &ReadError{name, c.lines.Number() + 1, err}
 		}
-		line = bytes.Trim(line, " \t\n\r")
-		if len(line) == 0 || line[0] == '#' {
-			continue
+		if name != InlineName {
+			line = bytes.Trim(line, " \t\n\r")
+			if len(line) == 0 || line[0] == '#' {
+				continue
+			}
 		}
 		text = string(line)
 		it, err := p.parse(Source{name, c.lines.Number()}, text)
@@ -256,3 +261,6 @@ func (c *Config) inheritAge(x *Item, below map[string][]*group) {
 		}
 	}
 }
+
+// InlineName is the name under which the lines of --inline are read.
+const InlineName = "<inline>"

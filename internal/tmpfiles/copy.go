@@ -113,6 +113,11 @@ func (c *copier) into(src directory, srcName string, sst *fsat.Stat, at spot, na
 	if !sst.IsDir() {
 		return nil
 	}
+	if st.IsSymlink() { // one that dangles is left alone, as in the reference
+		if _, _, _, missing, err := c.r.final(match{at, name, c.it.Path}); missing || err != nil {
+			return err
+		}
+	}
 	d, err := at.dir.OpenDir(name)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package tmpfiles
 import (
 	"errors"
 	"fmt"
+	"path"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -117,6 +118,14 @@ func atAutofs(at spot, name string, st *fsat.Stat) bool {
 
 func (r *run) createDir(it *Item) error {
 	at, name, err := r.parent(it)
+	if errors.Is(err, syscall.ENOTDIR) {
+		// Directly below something that is no directory the reference tells no
+		// other story than for a wrong type: exists already, status 0.
+		if _, up := r.walk.dirAt(path.Dir(path.Dir(it.Path)), false); up == nil {
+			r.debug(it, it.Path, err.Error())
+			return nil
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -303,22 +312,24 @@ func (r *run) rewrite(it *Item, n inode, st *fsat.Stat) error {
 
 func (r *run) createLink(it *Item) error {
 	s := fsat.Special{Type: syscall.S_IFLNK, Target: it.Argument}
+	// Before L? looks for its target, parents are made and what is of another
+	// type is removed, and whether that works does not count, as in the reference.
 	at, name, err := r.parent(it)
-	if err != nil {
-		return err
+	var st fsat.Stat
+	found := false
+	if err == nil {
+		found, err = r.clearWrongType(it, at, name, syscall.S_IFLNK, &st)
 	}
-	if it.Mod.IfTarget { // parents are made all the same, as in the reference
+	if it.Mod.IfTarget {
 		if there, err := r.targetExists(it); !there || err != nil {
 			return err
 		}
 	}
-	a := it.newAttr()
-	a.AsMade = true // a link has no mode of its own
-	var st fsat.Stat
-	found, err := r.clearWrongType(it, at, name, syscall.S_IFLNK, &st)
 	if err != nil {
 		return err
 	}
+	a := it.newAttr()
+	a.AsMade = true // a link has no mode of its own
 	if !found {
 		err := at.dir.MakeSpecial(name, s, a)
 		if err == nil {

@@ -3,6 +3,7 @@ package tmpfiles
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -67,6 +68,18 @@ func (r *run) expand(it *Item, at spot, dir string, comps []glob.Component, yiel
 		}
 		r.descend(it, path, rest, yield)
 		return
+	}
+	// A directory is not listed through a link, as in the reference (a link in a
+	// component above is followed).
+	if dir != "/" {
+		up, err := r.walk.dirAt(path.Dir(dir), false)
+		var st fsat.Stat
+		if err == nil {
+			_, err = lookup(up, path.Base(dir), &st)
+		}
+		if err != nil || st.IsSymlink() {
+			return
+		}
 	}
 	names, err := at.dir.Names()
 	if err != nil {
@@ -348,6 +361,6 @@ func (r *run) targetExists(it *Item) (bool, error) {
 	if err != nil {
 		return false, dropMissing(err)
 	}
-	_, _, _, missing, err := r.final(match{at, name, it.Argument})
-	return !missing, err
+	var st fsat.Stat
+	return lookup(at, name, &st) // a link that dangles is a target
 }
