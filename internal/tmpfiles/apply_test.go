@@ -281,7 +281,7 @@ func TestUnsafeWayIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	for _, line := range []string{
 		"d /u/new/sub", "f /u/link/x", "f /u/rel/x", "d /u/link/y", "w /u/shadow - - - - owned",
 		"z /u/link/shadow 0666", "e /u/link 0777", "e /u/rel 0777", "C /u/link/c - - - - /etc", "p /u/rel/p",
-		"f= /u/link/shadow/x", "L+ /u/link/shadow - - - - /", "a /u/li*/group - - - - o::rwx", "Z /u/link 0777",
+		"f= /u/link/shadow/x", "L+ /u/link/shadow - - - - /", "a /u/li*/shadow - - - - o::rwx", "Z /u/link 0777",
 	} {
 		rec, res := apply(t, root, Create, false, line)
 		var unsafe bool
