@@ -21,6 +21,7 @@ var differences = map[string]func(c *Case, want, got Step) bool{
 	"acl-users-in-root":      aclUsersInRoot,
 	"write-leaves-root":      writeLeavesRoot,
 	"copy-into-itself":       copyIntoItself,
+	"unsafe-removal":         unsafeRemoval,
 	"links-of-others":        linksOfOthers,
 	"replace-before-refusal": replaceBeforeRefusal,
 	"capability-rootid":      capabilityRootid,
@@ -168,6 +169,24 @@ func writeLeavesRoot(c *Case, want, got Step) bool {
 // to what belongs to somebody else, where the reference follows.
 func linksOfOthers(c *Case, want, got Step) bool {
 	return (want.Exit == 0 && got.Exit == 73 || want.Exit == 65 && got.Exit == 65) && strings.Contains(got.Stderr, "unsafe path: the link ") && !strings.Contains(want.Stderr, "unsafe")
+}
+
+// unsafeRemoval: clean, remove and purge judge no owners on the way in the
+// reference.
+func unsafeRemoval(c *Case, want, got Step) bool {
+	removes := false
+	for _, args := range c.Cmds {
+		removes = removes || slices.ContainsFunc(args, func(a string) bool { return a == "--clean" || a == "--remove" || a == "--purge" })
+	}
+	ref, _ := changed(want, got)
+	for _, n := range ref {
+		// What the reference has and ours not are times of directories alone.
+		if n.Type != 'd' {
+			return false
+		}
+	}
+	sameExit := want.Exit == got.Exit || want.Exit == 0 && got.Exit == 73
+	return removes && sameExit && strings.Contains(got.Stderr, "unsafe path")
 }
 
 // replaceBeforeRefusal: with "=" the reference replaces a component, and then
