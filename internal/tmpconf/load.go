@@ -21,10 +21,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/conffiles"
 	"github.com/slashrun/slashrun/internal/inroot"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/specifier"
 	"github.com/slashrun/slashrun/internal/tmpfiles"
 )
@@ -139,12 +141,15 @@ func (l *loader) environment() {
 		User:       func(name string) (uint32, error) { uid, _, _, _, err := users.User(name); return uid, err },
 		Credential: func(name string) ([]byte, error) { return credential(getenv, name) },
 		SourceExists: func(path string) bool {
-			at, err := l.root.Resolve(path)
+			// A link itself is copied, so one that dangles is there.
+			dir, name := filepath.Split(filepath.Clean(path))
+			at, err := l.root.Resolve(dir)
 			if err != nil {
 				return true // told when it is copied
 			}
 			defer at.Close()
-			return at.Exists()
+			var st syscall.Stat_t
+			return at.Exists() && (name == "" || !errors.Is(linux.Fstatat(at.Fd, name, linux.AT_SYMLINK_NOFOLLOW, &st), fs.ErrNotExist))
 		},
 	}
 }

@@ -233,20 +233,27 @@ func (r *run) cleanDir(it *Item, m match, cut cutoff) error {
 // named finds the node of a line with a plain path, as far as the directory
 // that it lies in; nil where that does not exist.
 func (r *run) named(it *Item) (*match, error) {
-	if !normalized(it.Path) {
-		return nil, errNotNormalized
-	}
 	dir, name := path.Split(it.Path)
 	if name == "" {
 		return &match{spot{place: r.walk.root}, ".", "/"}, nil
 	}
-	at, err := r.walk.dirAt(path.Clean(dir), false)
+	var at spot
+	var err error
+	if normalized(it.Path) {
+		at, err = r.walk.dirAt(path.Clean(dir), false)
+	} else {
+		// Nothing is made here, so ".." is followed to where it leads.
+		at, name, err = r.leadsTo(spot{place: r.walk.root}, owner{}, it.Path, it.Path)
+	}
 	switch {
 	case nowhere(err):
 		r.debug(it, it.Path, err.Error())
 		return nil, nil
 	case err != nil:
 		return nil, err
+	}
+	if !normalized(it.Path) {
+		return &match{at, name, path.Join(at.real, name)}, nil
 	}
 	return &match{at, name, it.Path}, nil
 }

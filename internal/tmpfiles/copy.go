@@ -44,7 +44,10 @@ type made struct {
 // and moved in when it is complete.
 func (r *run) copyFiles(it *Item) error {
 	src, srcName, sst, missing, err := r.source(it)
-	if err != nil || missing {
+	if err == nil && missing { // a line whose source is missing from the start is no line: Env.SourceExists
+		err = fmt.Errorf("the source %s is gone: %w", it.Argument, syscall.ENOENT)
+	}
+	if err != nil {
 		return err
 	}
 	at, name, err := r.parent(it)

@@ -330,11 +330,14 @@ func (r *run) adjustDir(it *Item, m match) error {
 		return err
 	}
 	at, name, st, missing, err := r.final(m)
-	if err != nil || missing {
+	if err != nil {
 		return err
 	}
 	if at.unsafe != nil {
 		return at.unsafe
+	}
+	if missing {
+		return nil
 	}
 	if !st.IsDir() {
 		r.debug(it, m.path, (&errWrongType{m.path, st.Mode, "a directory"}).Error())
