@@ -60,7 +60,7 @@ func deepTree(r *DeepRequest) (violations []string, err error) {
 		fd = next
 	}
 	defer linux.Close(fd)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/x/slashrun", append([]string{"tmpfiles"}, r.Args...)...)
 	cmd.Env = []string{"PATH=/usr/bin", "HOME=/root"}
