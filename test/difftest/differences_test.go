@@ -125,6 +125,9 @@ func innerUsers(want, got Step) Step {
 		o := own[n.Path]
 		n.Xattrs = maps.Clone(n.Xattrs)
 		for _, name := range []string{xattrACL, xattrDefaultACL} {
+			if _, has := n.Xattrs[name]; !has {
+				continue
+			}
 			e, f := strings.Split(aclText(n.Xattrs[name]), ","), strings.Split(aclText(o.Xattrs[name]), ",")
 			for j, entry := range e {
 				if in := inner.Replace(entry); !slices.Contains(f, entry) && slices.Contains(f, in) {
