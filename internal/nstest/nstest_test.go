@@ -409,6 +409,10 @@ func TestChildrenDieWithTheParent(t *testing.T) {
 		seen += string(buf[:n])
 	}
 	inner := descendants(t, cmd.Process.Pid)
+	for try := 0; len(inner) < 3 && try < 100; try++ { // a listing of /proc is no snapshot
+		time.Sleep(10 * time.Millisecond)
+		inner = descendants(t, cmd.Process.Pid)
+	}
 	if len(inner) < 3 {
 		t.Errorf("below process %d there are %v, want PID 1, the test and sleep; it printed %q", cmd.Process.Pid, inner, seen)
 	}

@@ -109,9 +109,16 @@ func age(t testing.TB, p string) {
 // bind binds a socket and returns what closes it, which leaves its name.
 func bind(t testing.TB, p string, typ int) (shut func()) {
 	t.Helper()
+	// A directory for temporary files can be deeper than an address may be long
+	// (108 bytes, unix(7)).
+	dir, err := os.Open(filepath.Dir(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
 	fd, err := syscall.Socket(syscall.AF_UNIX, typ|syscall.SOCK_CLOEXEC, 0)
 	if err == nil {
-		err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: p})
+		err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(p))})
 	}
 	if err != nil {
 		t.Fatal(err)
