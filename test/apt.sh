@@ -8,14 +8,14 @@
 #                           sets $APT_CONFIG, after which apt-get and apt-cache know
 #                           of that suite alone, and run none of the machine's hooks. Returns 1 after a message.
 #
-# The mirror is $SLASHRUN_MIRROR, else the one that this machine uses, else
-# deb.debian.org.
+# The mirror is $SLASHRUN_MIRROR, else the one that this machine uses.
 
 apt_mirror() {
 	local found=${SLASHRUN_MIRROR:-}
 	[ -n "$found" ] || found=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
 		grep -v '^[[:space:]]*#' | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' ')
-	echo "${found:-http://deb.debian.org/debian}"
+	[ -n "$found" ] || { echo "${0##*/}: no Debian mirror in this machine's apt sources: set SLASHRUN_MIRROR" >&2 && return 1; }
+	echo "$found"
 }
 
 apt_keyring() {
@@ -28,14 +28,15 @@ apt_keyring() {
 }
 
 private_apt() {
-	local dir suite=$2 keyring tool
+	local dir suite=$2 keyring mirror tool
 	for tool in apt-get apt-cache dpkg-deb; do
 		command -v $tool >/dev/null || { echo "${0##*/}: $tool is needed; this works on Debian" >&2 && return 1; }
 	done
 	keyring=$(apt_keyring) || return 1
+	mirror=$(apt_mirror) || return 1
 	mkdir -p "$1"/{lists/partial,cache/archives/partial,none} || return 1
 	dir=$(cd "$1" && pwd) || return 1
-	echo "deb [signed-by=$keyring] $(apt_mirror) $suite main" >"$dir/sources.list"
+	echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir/sources.list"
 	: >"$dir/status"
 	cat >"$dir/apt.conf" <<-CONF
 		Dir::State::lists "$dir/lists";
