@@ -91,11 +91,11 @@ func TestDeepTrees(t *testing.T) {
 	for _, r := range []DeepRequest{
 		{300, []string{"--clean", "--inline", "d /t/d - - - 0"}, "empty"},
 		{100_000, []string{"--clean", "--inline", "d /t/d - - - 0"}, "empty"},
-		{100_000, []string{"--remove", "--inline", "R /t/d"}, "gone"},
-		{100_000, []string{"--remove", "--inline", "D /t/d"}, "empty"},
-		{100_000, []string{"--create", "--inline", "Z /t/d 0711"}, "mode"},
+		{20_000, []string{"--remove", "--inline", "R /t/d"}, "gone"},
+		{20_000, []string{"--remove", "--inline", "D /t/d"}, "empty"},
+		{20_000, []string{"--create", "--inline", "Z /t/d 0711"}, "mode"},
 		{300, []string{"--create", "--inline", "A /t/d - - - - u:alice:rx"}, ""},
-		{20_000, []string{"--create", "--inline", "T /t/d - - - - user.k=v"}, ""},
+		{5_000, []string{"--create", "--inline", "T /t/d - - - - user.k=v"}, ""},
 	} {
 		w := startWorker(t, setup{Start: suiteStart.UnixNano(), Files: files})
 		for _, v := range w.inside(t, request{Deep: &r}).Violations {

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == "nothing":
 		os.Exit(0)
+	case filepath.Base(os.Args[0]) == "limited":
+		os.Exit(limitedMain())
 	case filepath.Base(os.Args[0]) == "careless":
 		os.Exit(carelessMain())
 	case os.Getenv(workerEnv) != "":

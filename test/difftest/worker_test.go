@@ -53,6 +53,8 @@ type request struct {
 	// In the place of a case:
 	Attack *AttackRequest
 	Deep   *DeepRequest
+	Fault  *FaultRequest
+	Luck   *LuckRequest
 }
 
 // An AttackRequest runs the attack case of that name on a program.
@@ -69,6 +71,8 @@ type response struct {
 	Swaps      int64
 	Runs       int
 	Violations []string
+	// Of a fault run without a fault.
+	Calls map[string]int
 }
 
 const workerEnv = "SLASHRUN_DIFF_WORKER"
@@ -136,31 +140,34 @@ func (w *worker) stop() {
 }
 
 func (w *worker) run(c *Case, exe string, argv ...string) ([]Step, error) {
-	if err := w.enc.Encode(request{Case: c, Exe: exe, Argv: argv}); err != nil {
+	r, err := w.ask(request{Case: c, Exe: exe, Argv: argv})
+	if err != nil {
 		return nil, err
-	}
-	var r response
-	if err := w.dec.Decode(&r); err != nil {
-		return nil, fmt.Errorf("the worker died: %w", err)
-	}
-	if r.Err != "" {
-		return nil, errors.New(r.Err)
 	}
 	return r.Steps, nil
 }
 
-// inside has the worker do something else than a case.
-func (w *worker) inside(t testing.TB, r request) response {
-	t.Helper()
+// ask has the worker do something else than a case.
+func (w *worker) ask(r request) (response, error) {
 	var resp response
 	if err := w.enc.Encode(r); err != nil {
-		t.Fatal(err)
+		return resp, err
 	}
 	if err := w.dec.Decode(&resp); err != nil {
-		t.Fatalf("the worker died: %v", err)
+		return resp, fmt.Errorf("the worker died: %w", err)
 	}
 	if resp.Err != "" {
-		t.Fatal(resp.Err)
+		return resp, errors.New(resp.Err)
+	}
+	return resp, nil
+}
+
+// inside is ask for a test that cannot go on without the answer.
+func (w *worker) inside(t testing.TB, r request) response {
+	t.Helper()
+	resp, err := w.ask(r)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return resp
 }
@@ -256,6 +263,13 @@ func workerMain() int {
 			}
 		case r.Deep != nil:
 			resp.Violations, err = deepTree(r.Deep)
+		case r.Fault != nil:
+			resp.Calls, resp.Violations, err = fault(r.Fault)
+		case r.Luck != nil:
+			var s *Step
+			if s, err = luck(r.Luck); err == nil {
+				resp.Steps = []Step{*s}
+			}
 		default:
 			resp.Steps, err = runCase(&r, start)
 		}
