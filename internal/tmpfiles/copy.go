@@ -158,6 +158,13 @@ func (c *copier) fresh(src directory, srcName string, sst *fsat.Stat, at spot, n
 	if err == nil {
 		err = c.first
 	}
+	var st fsat.Stat
+	if err == nil {
+		err = at.dir.Stat(tmp, &st)
+	}
+	if err == nil { // the top's own mode and owner before its name
+		err = c.r.permsAt(c.it, at, tmp, c.it.Path, &st, false)
+	}
 	if err == nil {
 		err = real.MoveIn(tmp, name)
 	}

@@ -44,7 +44,7 @@ func (r *run) eachMatch(it *Item, act func(*Item, match) error) error {
 			g.add("/", act(it, match{spot{place: r.walk.root}, ".", "/"}))
 			continue
 		}
-		r.expand(it, spot{place: r.walk.root}, "/", comps, func(m match) {
+		r.expand(g, spot{place: r.walk.root}, "/", comps, func(m match) {
 			g.add(m.path, act(it, m))
 		})
 	}
@@ -52,21 +52,23 @@ func (r *run) eachMatch(it *Item, act func(*Item, match) error) error {
 }
 
 // expand walks the components of a pattern below at. What cannot be looked at
-// does not match, as in glob(3) without GLOB_ERR; why is told in verbose mode.
-func (r *run) expand(it *Item, at spot, dir string, comps []glob.Component, yield func(match)) {
+// does not match, as in glob(3) without GLOB_ERR; why is told in verbose mode. A
+// disk that fails or a resource that is gone is a failure all the same: what
+// should have matched is not known.
+func (r *run) expand(g *gather, at spot, dir string, comps []glob.Component, yield func(match)) {
 	c, rest := comps[0], comps[1:]
 	if name, ok := c.Literal(); ok {
 		path := join(dir, name)
 		if len(rest) == 0 {
 			var st fsat.Stat
 			if found, err := lookup(at, name, &st); err != nil {
-				r.debug(it, path, err.Error())
+				g.unseen(path, err)
 			} else if found {
 				yield(match{at, name, path})
 			}
 			return
 		}
-		r.descend(it, path, rest, yield)
+		r.descend(g, path, rest, yield)
 		return
 	}
 	// A directory is not listed through a link, as in the reference (a link in a
@@ -77,13 +79,17 @@ func (r *run) expand(it *Item, at spot, dir string, comps []glob.Component, yiel
 		if err == nil {
 			_, err = lookup(up, path.Base(dir), &st)
 		}
-		if err != nil || st.IsSymlink() {
+		if err != nil {
+			g.unseen(dir, err)
+			return
+		}
+		if st.IsSymlink() {
 			return
 		}
 	}
 	names, err := at.dir.Names()
 	if err != nil {
-		r.debug(it, dir, err.Error())
+		g.unseen(dir, err)
 		return
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return !c.Match(name) })
@@ -94,19 +100,30 @@ func (r *run) expand(it *Item, at spot, dir string, comps []glob.Component, yiel
 			yield(match{at, name, path})
 			continue
 		}
-		r.descend(it, path, rest, yield)
+		r.descend(g, path, rest, yield)
 	}
 }
 
-func (r *run) descend(it *Item, path string, rest []glob.Component, yield func(match)) {
+func (r *run) descend(g *gather, path string, rest []glob.Component, yield func(match)) {
 	next, err := r.walk.dirAt(path, false)
 	if err != nil {
 		if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENOTDIR) {
-			r.debug(it, path, err.Error())
+			g.unseen(path, err)
 		}
 		return
 	}
-	r.expand(it, next, path, rest, yield)
+	r.expand(g, next, path, rest, yield)
+}
+
+// unseen takes note of what a pattern could not look at.
+func (g *gather) unseen(path string, err error) {
+	for _, e := range []syscall.Errno{syscall.EIO, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, e) {
+			g.add(path, err)
+			return
+		}
+	}
+	g.r.debug(g.it, path, err.Error())
 }
 
 // nodeAct works on one held inode.

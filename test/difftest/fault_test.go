@@ -225,7 +225,7 @@ func TestEverySystemCallFailsOnce(t *testing.T) {
 	p.with(func(w *worker) { calls = w.inside(t, request{Fault: &FaultRequest{}}).Calls })
 	var requests []FaultRequest
 	for name, n := range calls {
-		if slices.Contains(runtimeCalls, name) {
+		if slices.Contains(runtimeCalls, name) || strings.HasPrefix(name, "syscall_") { // unknown to this strace
 			continue
 		}
 		for i := 1; i <= n; i++ {
@@ -331,13 +331,13 @@ func TestBadLuck(t *testing.T) {
 		says []string // each in stderr
 		tree []string // all that is in /t afterwards
 	}{
-		{"no bytes left", LuckRequest{Options: "size=4k,mode=755", Lines: "f /t/full - - - - " + strings.Repeat("x", 9000) + "\nd /t/d\n"}, 73,
+		{"no bytes left", LuckRequest{Options: "size=4k,mode=755", Lines: "f~ /t/full - - - - " + strings.Repeat("QUFB", 3000) + "\nd /t/d\n"}, 73,
 			[]string{"/t/full", "no space left", "a.conf:1"}, []string{"d /d 0755 0:0"}},
 		{"no inodes left", LuckRequest{Options: "nr_inodes=3,mode=755", Lines: "d /t/d\nd /t/e\nd /t/f\nf /t/g - - - - x\n"}, 73,
 			[]string{"/t/f", "/t/g", "no space left"}, []string{"d /d 0755 0:0", "d /e 0755 0:0"}},
 		{"read-only", LuckRequest{Options: "ro", Lines: "d /t/d\nf /t/f\nL /t/l - - - - x\n"}, 73,
 			[]string{"/t/d", "/t/f", "/t/l", "read-only file system"}, nil},
-		{"no descriptors left", LuckRequest{NoFile: 6, Lines: "d /t/a/b/c/d/e/f\nf /t/f - - - - x\n"}, 1,
+		{"no descriptors left", LuckRequest{NoFile: 7, Lines: "d /t/a/b/c/d/e/f\nf /t/f - - - - x\n"}, 1,
 			[]string{"too many open files"}, nil},
 		{"no permission", LuckRequest{UID: 1000, Lines: "d /t/d\nf /t/f\n"}, 73,
 			[]string{"/t/d", "/t/f", "permission denied"}, nil},
