@@ -1,12 +1,13 @@
 package process
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
 )
@@ -73,30 +74,80 @@ func (p *Proc) Close() { linux.Close(p.fd) }
 // where it was mounted in an outer PID namespace.
 func (p *Proc) Self() int { return p.self }
 
-// OpenFile opens a file of the procfs for reading: "self/mountinfo".
-func (p *Proc) OpenFile(name string) (*os.File, error) {
+// open opens a file of the procfs for reading. It stays a bare descriptor: an
+// os.File would start the runtime's poller for it, and a boot reads dozens.
+func (p *Proc) open(name string) (int, error) {
 	fd, err := linux.Openat(p.fd, name, linux.O_RDONLY|linux.O_NOCTTY|linux.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+		return -1, &fs.PathError{Op: "open", Path: "/proc/" + name, Err: errors.Unwrap(err)}
 	}
-	return os.NewFile(uintptr(fd), "/proc/"+name), nil
+	return fd, nil
 }
 
 // maxFile bounds what is read into memory at once.
 const maxFile = 16 << 20
 
-// ReadFile reads a small file of the procfs.
+// ReadFile reads a file of the procfs to its end.
 func (p *Proc) ReadFile(name string) ([]byte, error) {
-	f, err := p.OpenFile(name)
+	fd, err := p.open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil {
-		return nil, err
+	defer linux.Close(fd)
+	return readAll(fd, "/proc/"+name)
+}
+
+func readAll(fd int, name string) ([]byte, error) {
+	b := make([]byte, 0, 1024)
+	for len(b) < maxFile {
+		if cap(b)-len(b) < 512 {
+			b = append(make([]byte, 0, 4*cap(b)), b...)
+		}
+		n, err := linux.Read(fd, b[len(b):cap(b)])
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: name, Err: errors.Unwrap(err)}
+		}
+		if n == 0 {
+			return b, nil
+		}
+		b = b[:len(b)+n]
 	}
-	return b, nil
+	return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EFBIG}
+}
+
+// names lists a directory of the procfs, without "." and "..".
+func (p *Proc) names(name string) ([]string, error) {
+	fd, err := linux.Openat(p.fd, name, linux.O_RDONLY|linux.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+	}
+	defer linux.Close(fd)
+	var list []string
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := linux.Getdents(fd, buf)
+		if err != nil || n == 0 {
+			return list, err
+		}
+		list = appendNames(list, buf[:n])
+	}
+}
+
+// appendNames takes the names out of struct linux_dirent64 records, getdents64(2).
+func appendNames(list []string, b []byte) []string {
+	const header = 19 // d_ino 8, d_off 8, d_reclen 2, d_type 1
+	for len(b) > header {
+		size := int(binary.NativeEndian.Uint16(b[16:]))
+		if size <= header || size > len(b) {
+			return list
+		}
+		name, _, _ := strings.Cut(string(b[header:size]), "\x00")
+		if name != "." && name != ".." {
+			list = append(list, name)
+		}
+		b = b[size:]
+	}
+	return list
 }
 
 // FdPath is the path of one of our descriptors as the kernel would write it.

@@ -1,12 +1,11 @@
 package process
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -91,12 +90,7 @@ func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere bo
 
 // list reads the stat line of every process.
 func (p *Proc) list() ([]Stat, error) {
-	dir, err := p.OpenFile(".")
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	names, err := p.names(".")
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +119,20 @@ func (p *Proc) list() ([]Stat, error) {
 // others from everybody without CAP_SYS_PTRACE, proc(5). Then init is the first
 // that is missing, unless we are it or are of its user.
 func (p *Proc) hidden() string {
+	// Root of the initial user namespace sees all; reading its map is cheaper than
+	// reading the mount table.
+	if m, err := p.ReadFile("self/uid_map"); err == nil && linux.Geteuid() == 0 {
+		if f := strings.Fields(string(m)); len(f) == 3 && f[1] == "0" && f[2] == "4294967295" {
+			return ""
+		}
+	}
 	b, err := p.ReadFile("self/mountinfo")
 	if err != nil {
 		return "cannot read the mount table: " + err.Error()
 	}
 	for line := range strings.Lines(string(b)) {
 		if _, super, ok := strings.Cut(line, " - proc "); ok && strings.Contains(super, "hidepid=") &&
-			!strings.Contains(super, "hidepid=0") && os.Geteuid() != 0 {
+			!strings.Contains(super, "hidepid=0") {
 			return "/proc is mounted with hidepid, which hides the processes of others"
 		}
 	}
@@ -209,23 +210,16 @@ func (s *scan) process(who Process) {
 }
 
 func (s *scan) descriptors(who Process, pid string) {
-	dir, err := s.proc.OpenFile(pid + "/fd")
-	if gone(err) {
-		return
-	}
-	if err != nil {
-		s.incomplete(who, "descriptors", err)
-		return
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	names, err := s.proc.names(pid + "/fd")
 	if err != nil && !gone(err) {
 		s.incomplete(who, "descriptors", err)
+		return
 	}
 	for _, name := range names {
-		path, err := linux.Readlinkat(int(dir.Fd()), name)
+		link := pid + "/fd/" + name
+		path, err := linux.Readlinkat(s.proc.fd, link)
 		if err == nil {
-			s.hold(who, "fd "+name, path, pid+"/fd/"+name)
+			s.hold(who, "fd "+name, path, link)
 		} else if !gone(err) {
 			s.incomplete(who, "descriptor "+name, err)
 			return
@@ -236,22 +230,19 @@ func (s *scan) descriptors(who Process, pid string) {
 // mappings finds files that are mapped and no longer open. The same file shows
 // in many lines: the first is enough.
 func (s *scan) mappings(who Process, pid string) {
-	f, err := s.proc.OpenFile(pid + "/maps")
-	if err == nil {
-		defer f.Close()
-		r := bufio.NewScanner(f)
-		r.Buffer(make([]byte, 0, 8<<10), 64<<10)
-		for r.Scan() {
-			line := r.Text()
-			if i := strings.IndexByte(line, '/'); i >= 0 && s.inside(unescapeMaps(line[i:])) {
-				s.hold(who, "map", unescapeMaps(line[i:]), "")
-				return
-			}
-		}
-		err = r.Err()
-	}
+	maps, err := s.proc.ReadFile(pid + "/maps")
 	if err != nil && !gone(err) {
 		s.incomplete(who, "mappings", err)
+	}
+	for line := range bytes.Lines(maps) {
+		i := bytes.IndexByte(line, '/')
+		if i < 0 {
+			continue
+		}
+		if path := unescapeMaps(strings.TrimSuffix(string(line[i:]), "\n")); s.inside(path) {
+			s.hold(who, "map", path, "")
+			return
+		}
 	}
 }
 

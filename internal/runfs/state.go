@@ -233,12 +233,11 @@ func lookUp(p *process.Proc, fd int) (mountAt, error) {
 	if err != nil || m.id == 0 {
 		return m, errors.New("/proc/self/fdinfo does not tell the mount")
 	}
-	f, err := p.OpenFile("self/mountinfo")
+	text, err := p.ReadFile("self/mountinfo")
 	if err != nil {
 		return m, err
 	}
-	defer f.Close()
-	if m.table, err = mounts.Parse(f); err != nil {
+	if m.table, err = mounts.Parse(bytes.NewReader(text)); err != nil {
 		return m, err
 	}
 	if m.entry = mounts.ByID(m.table, m.id); m.entry != nil {
