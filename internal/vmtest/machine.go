@@ -72,7 +72,7 @@ type Machine struct {
 	// Memory is in MiB, 512 if 0.
 	Memory int
 
-	// Timeout is how long the machine may run, 2 minutes if 0. The deadline of
+	// Timeout is how long the machine may run, 5 minutes if 0. The deadline of
 	// the test shortens it.
 	Timeout time.Duration
 }
@@ -165,7 +165,7 @@ func (m Machine) boot(t testing.TB, sink func(line string)) (*Result, error) {
 	}
 	timeout := m.Timeout
 	if timeout == 0 {
-		timeout = 2 * time.Minute
+		timeout = 5 * time.Minute
 	}
 	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
 		if at, ok := d.Deadline(); ok {
