@@ -311,6 +311,7 @@ func (t *tmpfilesRun) apply(ctx context.Context) int {
 	res, err := cfg.Apply(ctx, tmpfiles.Options{
 		Root: root, Ops: t.ops, DryRun: t.dryRun, Report: report,
 		HardlinksProtected: hardlinksProtected(), ForceSubvolume: t.forceSubvolume(),
+		Progress: report.progress(),
 	})
 	report.end()
 	switch {

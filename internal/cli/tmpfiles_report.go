@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/tmpfiles"
 )
@@ -18,6 +19,7 @@ type tmpfilesReport struct {
 	changes int
 	err     error // the first failure to write
 	debug   bool
+	drawn   bool // a line of progress is on the terminal
 	list    []jsonProblem
 }
 
@@ -54,6 +56,7 @@ func (r *tmpfilesReport) Change(c tmpfiles.Change) {
 		_, err = r.out.Write(data)
 		r.note(err)
 	case r.t.dryRun, r.t.verbose:
+		r.wipe()
 		what := ""
 		if r.t.dryRun {
 			what = "would "
@@ -76,6 +79,7 @@ func (r *tmpfilesReport) note(err error) {
 func (r *tmpfilesReport) Problem(p *tmpfiles.Problem) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.wipe()
 	r.note(r.out.Flush())
 	if r.t.json {
 		line := ""
@@ -96,12 +100,40 @@ func (r *tmpfilesReport) Problem(p *tmpfiles.Problem) {
 func (r *tmpfilesReport) Debug(src tmpfiles.Source, path, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.wipe()
 	r.note(r.out.Flush())
 	fmt.Fprintf(r.t.env.Stderr, "%s: %s: %s\n", src, Quote(path), why)
 }
 
+// progress draws how far a clean-up is, on a terminal, if it takes long.
+func (r *tmpfilesReport) progress() func(tmpfiles.Stats) {
+	w := r.t.env.Stderr
+	if !Terminal(w) || r.t.env.Getenv("TERM") == "dumb" {
+		return nil
+	}
+	start := time.Now()
+	return func(s tmpfiles.Stats) {
+		if time.Since(start) < time.Second {
+			return
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		fmt.Fprintf(w, "\r\x1b[Kcleaning: %d looked at, %d removed", s.Seen, s.Removed)
+		r.drawn = true
+	}
+}
+
+// wipe makes room for another line.
+func (r *tmpfilesReport) wipe() {
+	if r.drawn {
+		fmt.Fprint(r.t.env.Stderr, "\r\x1b[K")
+		r.drawn = false
+	}
+}
+
 // end writes what is left.
 func (r *tmpfilesReport) end() {
+	r.wipe()
 	if r.t.json {
 		if r.list == nil {
 			r.list = []jsonProblem{}

@@ -97,8 +97,9 @@ func (w *sweeper) keep(d *sweepDir, name []byte, why string) {
 	}
 }
 
-// stat looks at an entry. Failures are told and do not count: as in the
-// reference, what cannot be looked at is not old.
+// stat looks at an entry. What cannot be looked at stays. As in the reference
+// that is told, and does not change the exit status; EACCES, which is how FUSE
+// keeps even root out, is told in verbose mode only.
 func (w *sweeper) stat(d *sweepDir, name []byte) bool {
 	err := w.c.statx(d.fd, name, w.mask, &w.sx)
 	switch {
@@ -112,7 +113,7 @@ func (w *sweeper) stat(d *sweepDir, name []byte) bool {
 		w.keep(d, name, err.Error())
 	default:
 		w.keep(d, name, "")
-		w.r.problem(w.it, w.pathIn(d, name), err, true)
+		w.r.problem(w.it, w.pathIn(d, name), err, false)
 	}
 	return false
 }

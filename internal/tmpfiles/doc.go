@@ -26,6 +26,21 @@
 // resolve inside the root. The last component is not followed, but by w and e,
 // whose links are judged like any other.
 //
+// # Cleaning
+//
+// Clean, remove and purge share one walk (cleanwalk.go). What has a line of its
+// own, of whatever type, is left alone, and so is what is mounted, locked by
+// flock(2), sticky, a device, or a socket that somebody has bound. Directories
+// are locked while they are worked in and get their times back. Several workers
+// share a walk; the result does not depend on them. A tree may be of any depth:
+// upper directories are closed and opened again through "..", which has to be
+// the same inode.
+//
+// What goes by age is looked at again, by name, right before it goes: it must be
+// the inode that was judged, and still old. If somebody exchanges it in the
+// moment after that, the new one goes; only a lock on the directory prevents
+// that (unlink(2) takes a name, not an inode).
+//
 // # What is promised if the machine stops at any instant, or a call fails
 //
 //   - A file made by f, F, f+ or C is complete, with its owner and mode, or not
@@ -48,12 +63,15 @@
 //	unknown user or group                    the same; with --graceful the owner is left alone
 //	specifier that cannot be resolved here   the line is skipped, status 0
 //	same path, other wish                    the later line is ignored with a notice, status 0
-//	unsafe way                               refused, nothing made; status 73
+//	unsafe way                               refused, nothing made or removed; status 73
 //	EMFILE, ENFILE, ENOMEM first             told; status 1
 //	any other failed call                    told, the rest goes on; status 73
 //	failed on create, line with `-`          told, status 0
 //	name vanished between two calls          as if it had not been there
 //	type changed between two calls           ESTALE, nothing done to the other node
+//	entry cannot be looked at, on clean      it stays, told, status 0
+//	entry is locked, in use, or cannot tell  it stays, told in verbose mode, status 0
+//	directory is not empty, after clean      it stays, status 0
 //	automount point                          skipped: triggering it could hang a boot
 //
 // # When not to use it

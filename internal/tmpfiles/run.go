@@ -44,6 +44,8 @@ type run struct {
 	walk   *walker
 	shadow *shadow // dry runs
 	clean  *cleaner
+	// creating says that failures of lines with `-` are tolerated.
+	creating bool
 
 	mu    sync.Mutex // guards first and failures during clean-up
 	first error
@@ -127,7 +129,8 @@ func (r *run) group(g *group, op Op) {
 }
 
 func (r *run) item(it *Item, op Op) {
-	if op&Create != 0 {
+	r.creating = op&Create != 0
+	if r.creating {
 		r.fail(it, r.create(it), it.Mod.MayFail)
 	}
 	if op&Remove != 0 {
@@ -196,7 +199,7 @@ func (g *gather) add(path string, err error) {
 	if errors.As(err, &reported) {
 		err = reported.first
 	} else {
-		g.r.problem(g.it, path, err, g.it.Mod.MayFail)
+		g.r.problem(g.it, path, err, g.it.Mod.MayFail && g.r.creating)
 	}
 	if g.first == nil {
 		g.first = err
