@@ -183,7 +183,7 @@ func credential(getenv func(string) string, name string) ([]byte, error) {
 func (l *loader) arguments() error {
 	if l.o.Inline {
 		for _, line := range l.o.Args {
-			if err := l.out.Config.Read(tmpfiles.InlineName, strings.NewReader(line), &l.env); err != nil {
+			if err := l.out.Config.Read(tmpfiles.InlineName, strings.NewReader(line+"\n"), &l.env); err != nil {
 				return err
 			}
 		}

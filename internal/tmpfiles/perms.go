@@ -130,6 +130,9 @@ func (r *run) permsOn(it *Item, n inode, path string, existing bool, wantType ui
 		if err := n.Chown(uid, gid); err != nil {
 			return err
 		}
+		if st.IsDir() {
+			r.walk.stale = true // the next line judges the way by the new owner
+		}
 		r.changed(it, ActChown, path, ids(st.UID, st.GID), ids(p.uid, p.gid))
 	}
 	if p.chmod || p.chown && !st.IsSymlink() && needsModeAfterChown(&st, p.mode) {
