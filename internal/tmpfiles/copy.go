@@ -10,12 +10,12 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 )
 
-// copier copies the tree of a C line. Nothing that exists is overwritten.
+// copier copies the tree of a C line, with what is mounted in it, and subvolumes
+// as directories. Nothing that exists is overwritten.
 type copier struct {
 	r     *run
 	it    *Item
-	dev   uint64 // only this file system is copied
-	merge bool   // C+: into directories that are there
+	merge bool // C+: into directories that are there
 	links map[inodeKey]made
 	// top is the directory that is copied into. It does not lie in the source;
 	// if somebody moves it there meanwhile, it is not copied into itself.
@@ -57,7 +57,7 @@ func (r *run) copyFiles(it *Item) error {
 	if sst.IsDir() && inside(at, &sst) {
 		return fmt.Errorf("%s: the destination is inside of the source %s, nothing is copied: %w", it.Path, it.Argument, syscall.EINVAL)
 	}
-	c := &copier{r: r, it: it, dev: sst.Dev, merge: it.Mod.Plus, links: make(map[inodeKey]made)}
+	c := &copier{r: r, it: it, merge: it.Mod.Plus, links: make(map[inodeKey]made)}
 	defer c.close()
 	var st fsat.Stat
 	found, err := lookup(at, name, &st)
@@ -220,7 +220,7 @@ func (c *copier) children(s, d directory, path string) {
 			}
 			continue
 		}
-		if st.Dev != c.dev && st.Dev != shadowDev || st.MountRoot || keyOf(&st) == c.top {
+		if keyOf(&st) == c.top {
 			continue
 		}
 		c.note(join(path, name), c.entry(s, name, &st, d, name, join(path, name)))
