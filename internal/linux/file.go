@@ -305,5 +305,16 @@ func SetFlags(fd int, v uint32) error {
 	return nil
 }
 
+// ReadOnly says whether the node path below dirfd, "" for dirfd itself, is on a
+// read-only file system, mount or subvolume. Where the kernel cannot tell (an
+// empty path before Linux 5.8) it says no.
+func ReadOnly(dirfd int, path string) bool {
+	flags := 0
+	if path == "" {
+		flags = AT_EMPTY_PATH
+	}
+	return unix.Faccessat(dirfd, path, unix.W_OK, flags) == unix.EROFS
+}
+
 // Umask is umask(2). It is process-wide: only a command may set it.
 func Umask(mask int) int { return unix.Umask(mask) }

@@ -154,7 +154,9 @@ func (w *sweeper) file(d *sweepDir, name []byte) (isDir bool) {
 			w.keep(d, name, whyLocked)
 			return false
 		}
-		w.gone(d, name, ActUnlink)
+		if !w.readOnly(d, name) {
+			w.gone(d, name, ActUnlink)
+		}
 		return false
 	}
 	if w.stopped() {
@@ -396,7 +398,7 @@ func (s *sweep) pathIn(d *sweepDir, nul []byte) string {
 // rmdir removes a directory that was finished and was old before.
 func (w *sweeper) rmdir(up, d *sweepDir) (gone bool) {
 	if w.dry {
-		if d.kept.Load() {
+		if w.readOnly(up, d.name) || d.kept.Load() {
 			return false
 		}
 		w.gone(up, d.name, ActRmdir)
@@ -423,6 +425,18 @@ func (w *sweeper) rmdir(up, d *sweepDir) (gone bool) {
 		w.problem(w.pathIn(up, d.name), err)
 	}
 	return false
+}
+
+// readOnly is how a dry run, which has one worker, meets the failure of a removal.
+func (w *sweeper) readOnly(d *sweepDir, name []byte) bool {
+	if !d.asked {
+		d.asked, d.readOnly = true, linux.ReadOnly(d.fd, ".")
+	}
+	if d.readOnly {
+		w.keep(d, name, "")
+		w.problem(w.pathIn(d, name), syscall.EROFS)
+	}
+	return d.readOnly
 }
 
 // problem reports a failure that counts. Of several the line returns the one

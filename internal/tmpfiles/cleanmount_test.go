@@ -119,12 +119,18 @@ func TestReadOnlyFileSystem(t *testing.T) {
 		if err := linux.Mount("", at, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY|syscall.MS_NOSUID|syscall.MS_NODEV, ""); err != nil {
 			t.Fatal(err)
 		}
-		rec, res := apply(t, root, Clean, false, cleanAll)
-		if !errors.Is(res.First, syscall.EROFS) || res.Resource() || res.Failures != 1 {
-			t.Errorf("failed with %v, %d lines", res.First, res.Failures)
-		}
-		if len(rec.changes) != 0 || len(rec.problems) != 3 {
-			t.Errorf("told are %q and %q, want no change and a, s/f and s", rec.changes, rec.problems)
+		for _, dry := range []bool{true, false} {
+			rec, res := apply(t, root, Clean, dry, cleanAll)
+			if !errors.Is(res.First, syscall.EROFS) || res.Resource() || res.Failures != 1 {
+				t.Errorf("dry %v: failed with %v, %d lines", dry, res.First, res.Failures)
+			}
+			if len(rec.changes) != 0 || len(rec.problems) != 3 {
+				t.Errorf("dry %v: told are %q and %q, want no change and a, s/f and s", dry, rec.changes, rec.problems)
+			}
+			const lines = "d /d/new\nf /d/a 0600\nw /d/s/f - - - - x\n"
+			if rec, res := apply(t, root, Create, dry, lines); !errors.Is(res.First, syscall.EROFS) || res.Failures != 3 || len(rec.changes) != 0 {
+				t.Errorf("dry %v: %d lines failed, with %v; changes %q", dry, res.Failures, res.First, rec.changes)
+			}
 		}
 	})
 }

@@ -93,6 +93,8 @@ type sweepDir struct {
 	old       bool         // its own times let it go
 	keepFirst bool
 	mountRoot bool
+	asked     bool // dry runs: whether it is read-only
+	readOnly  bool
 
 	// pending counts what is still to be done: pieces of the directory itself
 	// and directories in it. Who brings it to 0 finishes it.

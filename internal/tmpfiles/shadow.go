@@ -77,6 +77,9 @@ func (d *shadowDir) record() *shadowInode {
 
 // change gives the directory's record, made if there is none.
 func (d *shadowDir) change() (*shadowInode, error) {
+	if d.under != nil && linux.ReadOnly(d.under.Fd(), ".") {
+		return nil, syscall.EROFS
+	}
 	if i := d.record(); i != nil {
 		if i.names == nil {
 			i.names = make(map[string]*shadowInode)
@@ -327,6 +330,9 @@ func (n *shadowNode) record() *shadowInode {
 }
 
 func (n *shadowNode) change() (*shadowInode, error) {
+	if n.under != nil && linux.ReadOnly(n.under.Fd(), "") {
+		return nil, syscall.EROFS
+	}
 	if i := n.record(); i != nil {
 		return i, nil
 	}
