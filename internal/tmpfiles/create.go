@@ -370,7 +370,7 @@ func (r *run) createLink(it *Item) error {
 func (r *run) replace(it *Item, at spot, name string, s fsat.Special, a fsat.Attr, st *fsat.Stat) error {
 	r.walk.stale = true
 	if st.IsDir() {
-		if err := r.removeTree(it, at, name, it.Path, st); err != nil {
+		if err := r.removeTree(it, at, name, it.Path, st, false); err != nil {
 			return err
 		}
 		return at.dir.MakeSpecial(name, s, a)

@@ -12,6 +12,8 @@ import (
 // errMountPoint: what something is mounted on is never removed.
 var errMountPoint = errors.New("is a mount point, which is never removed: unmount it first")
 
+var errSubvolume = errors.New("is a btrfs subvolume, which the modifier '=' does not remove with what it lies in: remove it first")
+
 // isMountPoint says that name below at is where something is mounted.
 func isMountPoint(at spot, st *fsat.Stat) bool {
 	if st.MountRootKnown {
@@ -27,7 +29,7 @@ func (r *run) removeWrongType(it *Item, at spot, name, path string, st *fsat.Sta
 	}
 	r.walk.stale = true
 	if st.IsDir() {
-		return r.removeTree(it, at, name, path, st)
+		return r.removeTree(it, at, name, path, st, true)
 	}
 	if isMountPoint(at, st) {
 		return fmt.Errorf("%s %w", path, errMountPoint)
@@ -39,9 +41,10 @@ func (r *run) removeWrongType(it *Item, at spot, name, path string, st *fsat.Sta
 	return nil
 }
 
-// removeTree removes a directory with everything in it. It stays on its file
-// system; what is mounted below it stops it.
-func (r *run) removeTree(it *Item, at spot, name, path string, st *fsat.Stat) error {
+// removeTree removes a directory with everything in it. What is mounted below it
+// stops it, and with sameDev so does a subvolume below it, which has a device
+// number of its own: modifier `=`.
+func (r *run) removeTree(it *Item, at spot, name, path string, st *fsat.Stat, sameDev bool) error {
 	if isMountPoint(at, st) {
 		return fmt.Errorf("%s %w", path, errMountPoint)
 	}
@@ -51,34 +54,37 @@ func (r *run) removeTree(it *Item, at spot, name, path string, st *fsat.Stat) er
 			first = err
 		}
 	}
-	if r.shadow == nil {
-		d, err := at.dir.OpenDir(name)
-		if err != nil {
-			return err
-		}
-		err = descend(d, path, func(c *chain, name string) bool {
-			var cst fsat.Stat
-			if err := c.dir().Stat(name, &cst); err != nil {
-				note(err)
-				return false
-			}
-			here := &c.levels[len(c.levels)-1].st
-			if cst.MountRoot || cst.Dev != here.Dev {
-				note(fmt.Errorf("%s %w", c.path(name), errMountPoint))
-				return false
-			}
-			if cst.IsDir() {
-				return true
-			}
-			note(c.dir().Unlink(name))
+	d, err := at.dir.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	err = descend(d, path, func(c *chain, name string) bool {
+		var cst fsat.Stat
+		if err := c.dir().Stat(name, &cst); err != nil {
+			note(err)
 			return false
-		}, func(c *chain, name, _ string) {
-			note(c.dir().Rmdir(name))
-		}, func(_ string, err error) { note(err) })
-		note(err)
-		if first != nil {
-			return first
 		}
+		here := &c.levels[len(c.levels)-1].st
+		other := cst.Dev != here.Dev && cst.Dev != shadowDev
+		switch {
+		case cst.MountRoot, other && !cst.MountRootKnown:
+			note(fmt.Errorf("%s %w", c.path(name), errMountPoint))
+			return false
+		case other && sameDev:
+			note(fmt.Errorf("%s %w", c.path(name), errSubvolume))
+			return false
+		case cst.IsDir():
+			return true
+		}
+		note(c.dir().Unlink(name))
+		return false
+	}, func(c *chain, name, _ string) {
+		if first == nil || r.shadow == nil {
+			note(c.dir().Rmdir(name))
+		}
+	}, func(_ string, err error) { note(err) })
+	if note(err); first != nil {
+		return first
 	}
 	if err := at.dir.Rmdir(name); err != nil && !fsat.NotExist(err) {
 		return err
