@@ -335,3 +335,19 @@ func FuzzEntries(f *testing.F) {
 		}
 	})
 }
+
+// Subvolumes proper are made by test/btrfstest.
+func TestMakeSubvolumeElsewhere(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		d := open(t, "/run")
+		for _, before := range []func(int) error{nil, func(int) error { t.Error("called"); return nil }} {
+			err := d.MakeSubvolume("v", Attr{UID: KeepID, GID: KeepID, Mode: 0o750}, before)
+			if !errors.Is(err, syscall.ENOTTY) || names(t, "/run") != "" {
+				t.Errorf("%v, and %q are there", err, names(t, "/run"))
+			}
+		}
+		if linux.Umask(0) != 0 {
+			t.Error("the umask is another one now")
+		}
+	})
+}

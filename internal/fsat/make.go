@@ -211,14 +211,52 @@ func (e *existError) Is(t error) bool { return t == syscall.EEXIST }
 // kernel would make it so by itself, it is one mkdirat(2) and one statx(2).
 // EEXIST says that the name is taken. The process's umask must be 0.
 func (d *Dir) Mkdir(name string, a Attr) error {
+	return d.mkdir(name, a, func(name string, mode uint32) error { return linux.Mkdirat(d.fd, name, mode) })
+}
+
+// MakeSubvolume is Mkdir for a btrfs subvolume. ENOTTY says that this is another
+// file system. If before is not nil, it is called with the subvolume, open for
+// reading, when that has no name yet that anybody knows; if it fails, there is no
+// subvolume. The kernel makes subvolumes with the mode that the umask leaves: it
+// is set for the call, so no other thread may make files meanwhile.
+func (d *Dir) MakeSubvolume(name string, a Attr, before func(fd int) error) error {
+	fd, err := OpenForListing(d.fd, ".") // O_PATH is not enough
+	if err != nil {
+		return err
+	}
+	defer linux.Close(fd)
+	mk := func(name string, mode uint32) error {
+		defer linux.Umask(linux.Umask(int(0777 &^ mode)))
+		return linux.BtrfsSubvolCreate(fd, name)
+	}
+	if before == nil {
+		return d.mkdir(name, a, mk)
+	}
+	tmp := tempName()
+	if err := mk(tmp, a.createMode()|0400); err != nil {
+		return err
+	}
+	sub, err := OpenForListing(fd, tmp)
+	if err == nil {
+		err = before(sub)
+		linux.Close(sub)
+	}
+	if err != nil {
+		linux.Unlinkat(d.fd, tmp, linux.AT_REMOVEDIR)
+		return err
+	}
+	return d.finishAndMove(tmp, name, a, linux.AT_REMOVEDIR)
+}
+
+func (d *Dir) mkdir(name string, a Attr, mk func(name string, mode uint32) error) error {
 	if !a.ours() {
 		tmp := tempName()
-		if err := linux.Mkdirat(d.fd, tmp, a.createMode()); err != nil {
+		if err := mk(tmp, a.createMode()); err != nil {
 			return err
 		}
 		return d.finishAndMove(tmp, name, a, linux.AT_REMOVEDIR)
 	}
-	if err := linux.Mkdirat(d.fd, name, a.Mode&^06000); err != nil {
+	if err := mk(name, a.Mode&^06000); err != nil {
 		return err
 	}
 	var st Stat
@@ -228,7 +266,8 @@ func (d *Dir) Mkdir(name string, a Attr) error {
 	if st.IsDir() && (a.AsMade || st.Perm() == a.Mode) && !a.chowns(&st) {
 		return nil
 	}
-	// The parent's setgid bit or default ACL made it differ.
+	// The parent's setgid bit or default ACL made it differ, or it is a
+	// subvolume, which the kernel makes without them and without a sticky bit.
 	return d.finishNew(name, a)
 }
 

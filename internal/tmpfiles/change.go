@@ -25,6 +25,7 @@ const (
 	ActACL       Action = "set-acl"
 	ActCaps      Action = "set-capabilities"
 	ActFlags     Action = "set-attributes"
+	ActQuota     Action = "set-quota-groups"
 	ActUnlink    Action = "remove"
 	ActRmdir     Action = "remove-directory"
 	ActRmTree    Action = "remove-tree"

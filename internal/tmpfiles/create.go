@@ -164,8 +164,9 @@ func (r *run) createDir(it *Item) error {
 func (r *run) makeDir(it *Item, at spot, name string) (made bool, err error) {
 	a := it.newAttr()
 	act := ActMkdir
+	var quota joined
 	if it.Type.in("vqQ") && r.wantsSubvolume() {
-		err = r.makeSubvolume(it, at, name, a)
+		quota, err = r.makeSubvolume(it, at, name, a)
 		act = ActSubvolume
 	}
 	if act == ActMkdir || errors.Is(err, syscall.ENOTTY) || errors.Is(err, syscall.EOPNOTSUPP) {
@@ -179,7 +180,7 @@ func (r *run) makeDir(it *Item, at spot, name string) (made bool, err error) {
 		return false, err
 	}
 	r.created(it, act, a, "")
-	return true, nil
+	return true, r.inGroups(it, quota)
 }
 
 // created reports a new node with its mode and owner.

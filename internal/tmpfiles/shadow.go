@@ -7,6 +7,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/slashrun/slashrun/internal/btrfs"
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 )
@@ -17,6 +18,9 @@ import (
 type shadow struct {
 	inodes map[inodeKey]*shadowInode
 	next   uint64
+	// groups are quota groups that subvolumes would have become members of, by
+	// the number of the subvolume.
+	groups map[uint64][]btrfs.Qgroup
 }
 
 type inodeKey struct{ dev, ino uint64 }
@@ -37,11 +41,14 @@ type shadowInode struct {
 	written bool
 	xattrs  map[string][]byte // set (or, nil, removed)
 	flags   *uint32
+	subvol  uint64 // a made subvolume: the number that stands for it
 }
 
 func (i *shadowInode) real() bool { return i.st.Dev != shadowDev }
 
-func newShadow() *shadow { return &shadow{inodes: make(map[inodeKey]*shadowInode)} }
+func newShadow() *shadow {
+	return &shadow{inodes: make(map[inodeKey]*shadowInode), groups: make(map[uint64][]btrfs.Qgroup)}
+}
 
 // root is the shadow of a real directory.
 func (s *shadow) root(d *fsat.Dir) directory { return &shadowDir{s: s, under: d, borrowed: true} }

@@ -16,8 +16,8 @@ top=$(cd "$(dirname "$0")/../.." && pwd)
 . "$top/test/apt.sh"
 deps=${SLASHRUN_DEPS:-$top/.build/deps}/kernels
 suites=(bookworm trixie forky)    # 6.1, 6.12, and 7.2 or what follows
-modules=(overlay loop fuse squashfs zram virtio_net)
-format=2                          # raise it when what this script makes changes
+modules=(overlay btrfs loop fuse squashfs zram virtio_net)
+format=3                          # raise it when what this script makes changes
 say() { echo "kernels: $*" >&2; }
 
 # uncompress FILE.ko[.xz|.zst] as FILE.ko
