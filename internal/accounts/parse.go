@@ -1,7 +1,6 @@
 package accounts
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -98,10 +97,9 @@ func ParseGroups(r io.Reader, yield func(Group) bool) error {
 // parse calls line for every line that is neither blank nor a comment, without
 // the spaces in front. cut says that the line goes on.
 func parse(r io.Reader, line func(line []byte, cut bool) bool) error {
-	br := bufio.NewReaderSize(r, maxLine)
+	lr := lineReader{r: r}
 	for {
-		b, err := br.ReadSlice('\n')
-		cut := err == bufio.ErrBufferFull
+		b, cut, err := lr.next()
 		if i := bytes.IndexByte(b, 0); i >= 0 {
 			b = b[:i] // the end of a string in C
 		}
@@ -109,8 +107,8 @@ func parse(r io.Reader, line func(line []byte, cut bool) bool) error {
 		if len(b) > 0 && b[0] != '#' && !line(b, cut) {
 			return nil
 		}
-		for err == bufio.ErrBufferFull {
-			_, err = br.ReadSlice('\n')
+		for more := cut; more; {
+			_, more, err = lr.next()
 		}
 		if err == io.EOF {
 			return nil
@@ -119,6 +117,50 @@ func parse(r io.Reader, line func(line []byte, cut bool) bool) error {
 			return err
 		}
 	}
+}
+
+// lineReader reads lines into a buffer that grows with them up to maxLine. A
+// bufio.Reader would take all of that at once, for files of a few lines.
+type lineReader struct {
+	r   io.Reader
+	buf []byte // what was read and not taken is buf[at:]
+	at  int
+	err error // of the reader, for when buf is used up
+}
+
+// next returns a line with its newline, valid until the next call; cut says that
+// maxLine bytes of it came and more follow. The last line comes with the error.
+func (l *lineReader) next() (line []byte, cut bool, err error) {
+	for seen := 0; ; {
+		rest := l.buf[l.at:]
+		if i := bytes.IndexByte(rest[seen:], '\n'); i >= 0 {
+			l.at += seen + i + 1
+			return rest[:seen+i+1], false, nil
+		}
+		if len(rest) == maxLine {
+			l.at = len(l.buf)
+			return rest, true, nil
+		}
+		if l.err != nil {
+			l.at = len(l.buf)
+			return rest, false, l.err
+		}
+		seen = len(rest)
+		l.fill(rest)
+	}
+}
+
+// fill reads once, behind rest, which it moves to the front.
+func (l *lineReader) fill(rest []byte) {
+	if len(rest) == cap(l.buf) {
+		size := min(max(4*len(rest), 8<<10), maxLine)
+		l.buf = append(make([]byte, 0, size), rest...)
+	} else {
+		l.buf = l.buf[:copy(l.buf[:cap(l.buf)], rest)]
+	}
+	l.at = 0
+	n, err := l.r.Read(l.buf[len(l.buf):cap(l.buf)])
+	l.buf, l.err = l.buf[:len(l.buf)+n], err
 }
 
 // fields takes a line apart.

@@ -2,16 +2,13 @@ package cli
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/getopt"
@@ -19,7 +16,6 @@ import (
 	"github.com/slashrun/slashrun/internal/prepare"
 	"github.com/slashrun/slashrun/internal/runfs"
 	"github.com/slashrun/slashrun/internal/tmpconf"
-	"github.com/slashrun/slashrun/internal/tmpfiles"
 )
 
 // Exit codes of boot.
@@ -103,6 +99,7 @@ type bootRun struct {
 	json, verbose   bool
 	out             *bufio.Writer
 	tmpfilesResults json.RawMessage
+	config          func() *tmpconf.Loaded
 }
 
 func runBoot(ctx context.Context, env *Env, args []string) int {
@@ -216,7 +213,7 @@ func (b *bootRun) conflict(operands []string) string {
 
 func (b *bootRun) run(ctx context.Context) int {
 	defer linux.Umask(linux.Umask(0))
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible(ctx)
 	defer stop()
 	b.o.Early, b.o.Late = !b.late, !b.early && !b.initramfs
 	root, err := fsat.OpenDir(b.root)
@@ -237,6 +234,9 @@ func (b *bootRun) run(ctx context.Context) int {
 		b.o.NewRoot, b.o.NewRootPath = next, b.newRoot
 	}
 	b.o.Tmpfiles, b.o.Told, b.o.Noted = b.tmpfiles, b.told, b.noted
+	if b.o.Early && b.o.Late {
+		b.readAhead()
+	}
 	res, err := prepare.Run(ctx, b.o)
 	return b.end(res, err)
 }
@@ -308,25 +308,3 @@ func (b *bootRun) noted(n runfs.Note) {
 
 // tmpfiles is the last act of a boot: what "slashrun tmpfiles --create --remove
 // --boot" does.
-func (b *bootRun) tmpfiles(ctx context.Context, dryRun bool) (bool, error) {
-	env := *b.env
-	env.Command = tmpfilesCommand()
-	t := &tmpfilesRun{env: &env, ops: tmpfiles.Create | tmpfiles.Remove, dryRun: dryRun, verbose: b.verbose, json: b.json}
-	t.load = tmpconf.Options{Boot: true, Getenv: env.LookupEnv, Dir: env.Dir}
-	if b.root != "/" {
-		root, err := t.rootArgument(b.root)
-		if err != nil {
-			return false, err
-		}
-		t.load.Root = root
-	}
-	var buf bytes.Buffer
-	if b.json {
-		env.Stdout = &buf
-	}
-	code := t.apply(ctx)
-	if b.json && json.Valid(buf.Bytes()) {
-		b.tmpfilesResults = buf.Bytes()
-	}
-	return code == ExitOK, nil
-}

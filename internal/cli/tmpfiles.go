@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/slashrun/slashrun/internal/conffiles"
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -110,6 +107,19 @@ type tmpfilesRun struct {
 	check    bool
 	json     bool
 	verbose  bool
+	// early gives the configuration where it was read already; nil where it was
+	// not, or may be another by now.
+	early func() *tmpconf.Loaded
+}
+
+// loaded is the configuration.
+func (t *tmpfilesRun) loaded() (*tmpconf.Loaded, error) {
+	if t.early != nil {
+		if l := t.early(); l != nil {
+			return l, nil
+		}
+	}
+	return tmpconf.Load(t.load)
 }
 
 func runTmpfiles(ctx context.Context, env *Env, args []string) int {
@@ -121,7 +131,7 @@ func runTmpfiles(ctx context.Context, env *Env, args []string) int {
 	// A run is short: collecting garbage costs more than the memory.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	defer linux.Umask(linux.Umask(0))
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible(ctx)
 	defer stop()
 	switch {
 	case t.cat:
@@ -288,7 +298,7 @@ func (t *tmpfilesRun) debugLog() bool {
 
 // apply loads the configuration and runs it.
 func (t *tmpfilesRun) apply(ctx context.Context) int {
-	loaded, err := tmpconf.Load(t.load)
+	loaded, err := t.loaded()
 	if err != nil {
 		return t.env.Usagef("%v", err)
 	}
@@ -340,7 +350,7 @@ func cmpOr(a, b string) string {
 
 // hardlinksProtected reads the sysctl; where it cannot be read it counts as off.
 func hardlinksProtected() bool {
-	v, err := os.ReadFile("/proc/sys/fs/protected_hardlinks")
+	v, err := linux.ReadSmallFile("/proc/sys/fs/protected_hardlinks")
 	return err == nil && strings.TrimSpace(string(v)) == "1"
 }
 

@@ -108,7 +108,7 @@ func (d *Dir) Names() ([]string, error) {
 	}
 	defer linux.Close(fd)
 	var names []string
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 2<<10) // most directories are small, and a page that is touched costs a fault
 	for {
 		n, err := linux.Getdents(fd, buf)
 		if err != nil || n == 0 {
@@ -116,6 +116,9 @@ func (d *Dir) Names() ([]string, error) {
 		}
 		for e := range Entries(buf[:n]) {
 			names = append(names, string(e.Name))
+		}
+		if n > len(buf)/2 && len(buf) < 32<<10 {
+			buf = make([]byte, 32<<10)
 		}
 	}
 }

@@ -1,8 +1,8 @@
 package fsat
 
 import (
-	"encoding/base32"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"sync"
@@ -26,7 +26,7 @@ func tempName() string {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:8], uint64(time.Now().UnixNano()))
 	binary.LittleEndian.PutUint64(b[8:], tempCounter.Add(1)<<32|uint64(syscall.Getpid()))
-	return TempPrefix + base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])
+	return TempPrefix + hex.EncodeToString(b[:])
 }
 
 // Attr is what a new node shall have.

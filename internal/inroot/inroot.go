@@ -320,6 +320,11 @@ func OpenRegular(dirfd int, name, shown string) (*os.File, error) {
 		linux.Close(fd)
 		return nil, &fs.PathError{Op: "read", Path: shown, Err: err}
 	}
+	// A file that does not block is offered to the poller, which wants none.
+	if err := linux.SetBlocking(fd); err != nil {
+		linux.Close(fd)
+		return nil, &fs.PathError{Op: "open", Path: shown, Err: Errno(err)}
+	}
 	return os.NewFile(uintptr(fd), shown), nil
 }
 

@@ -34,3 +34,14 @@ func PollIn(fd int, d time.Duration) (bool, error) {
 	})
 	return n > 0, wrap("poll", err)
 }
+
+// PollPriority reports whether fd has something urgent to tell, without waiting:
+// poll(2) with POLLPRI. A mount table has after a change.
+func PollPriority(fd int) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+	err := retry(func() error {
+		_, err := unix.Poll(fds, 0)
+		return err
+	})
+	return fds[0].Revents&(unix.POLLPRI|unix.POLLERR) != 0, wrap("poll", err)
+}

@@ -2,7 +2,6 @@ package process
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"strconv"
@@ -43,7 +42,7 @@ func (p *Proc) Memory() (Memory, error) {
 	if err != nil {
 		return m, err
 	}
-	table, err := p.ReadFile("self/mountinfo")
+	table, err := p.MountInfo()
 	if err != nil {
 		return m, err
 	}
@@ -124,12 +123,16 @@ func (h hierarchy) limit(rel string, m *Memory) error {
 		if !h.v2 {
 			name, key = dir+"/memory.stat", "hierarchical_memory_limit "
 		}
-		text, err := readSmall(name)
+		text, err := linux.ReadSmallFile(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if v, ok := parseLimit(text, key); ok && (m.Limit == 0 || v < m.Limit) && v < m.RAM {
+		v, ok := parseLimit(text, key)
+		if ok && (m.Limit == 0 || v < m.Limit) && v < m.RAM {
 			m.Limit, m.From = v, name
+		}
+		if ok && !h.v2 {
+			return nil // the smallest of all above it, too
 		}
 		if rel == "/" || rel == "." {
 			return nil
@@ -147,18 +150,4 @@ func parseLimit(text, key string) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-func readSmall(name string) (string, error) {
-	fd, err := linux.Openat(linux.AT_FDCWD, name, linux.O_RDONLY|linux.O_NOCTTY|linux.O_NONBLOCK, 0)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	defer linux.Close(fd)
-	buf := make([]byte, 16<<10)
-	n, err := linux.Read(fd, buf)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	return string(buf[:n]), nil
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -16,6 +17,10 @@ import (
 type Proc struct {
 	fd   int
 	self int
+
+	tableMu sync.Mutex
+	table   []byte // of mountinfo
+	tableFd int    // -1 if it was not read yet
 }
 
 // Open opens the procfs on /proc. Where none is mounted, as at the very start of
@@ -55,7 +60,7 @@ func At(fd int) (*Proc, error) {
 }
 
 func newProc(fd int) (*Proc, error) {
-	p := &Proc{fd: fd}
+	p := &Proc{fd: fd, tableFd: -1}
 	link, err := linux.Readlinkat(fd, "self")
 	if err == nil {
 		p.self, err = strconv.Atoi(link)
@@ -68,7 +73,38 @@ func newProc(fd int) (*Proc, error) {
 }
 
 // Close releases the handle.
-func (p *Proc) Close() { linux.Close(p.fd) }
+func (p *Proc) Close() {
+	linux.Close(p.fd)
+	if p.tableFd >= 0 {
+		linux.Close(p.tableFd)
+	}
+}
+
+// MountInfo is the text of /proc/self/mountinfo. It is kept, and read again only
+// after a change, which poll(2) tells since Linux 2.6.15 (proc_pid_mountinfo(5)):
+// making the text takes the kernel longer than most other things that are asked
+// of it. Callers do not change it.
+func (p *Proc) MountInfo() ([]byte, error) {
+	p.tableMu.Lock()
+	defer p.tableMu.Unlock()
+	if p.tableFd < 0 {
+		fd, err := p.open("self/mountinfo")
+		if err != nil {
+			return nil, err
+		}
+		p.tableFd = fd
+	} else if p.table != nil {
+		if changed, err := linux.PollPriority(p.tableFd); err == nil && !changed {
+			return p.table, nil
+		}
+		if err := linux.SeekStart(p.tableFd); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	p.table, err = readAll(p.tableFd, "/proc/self/mountinfo")
+	return p.table, err
+}
 
 // Self is our process id as this procfs shows it, which differs from getpid(2)
 // where it was mounted in an outer PID namespace.

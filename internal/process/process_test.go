@@ -69,7 +69,7 @@ func TestUsersFindsHolders(t *testing.T) {
 	p := open(t)
 	dir := t.TempDir()
 	mine := func() (list []string) {
-		for _, h := range p.Users(context.Background(), dir, 0, false).Holders {
+		for _, h := range p.Users(context.Background(), dir, 0, false, false).Holders {
 			list = append(list, strings.Fields(h.How)[0])
 		}
 		return list

@@ -49,7 +49,11 @@ const maxReasons = 32
 // gives it (Linux 5.8), and so does a mount namespace that can be read and
 // differs from ours. With everywhere set, processes of other mount
 // namespaces count like those of our own: mounts propagate there.
-func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere bool) Users {
+//
+// With empty set nothing is in the directory: then nobody can have anything of it
+// but the directory itself or what was deleted, and executables and mappings are
+// not looked at.
+func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere, empty bool) Users {
 	var u Users
 	list, err := p.list()
 	if err != nil {
@@ -61,7 +65,7 @@ func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere bo
 	}
 	kin := p.kin(list)
 	ours, nsErr := linux.Readlinkat(p.fd, "self/ns/mnt")
-	s := scan{proc: p, dir: strings.TrimSuffix(dir, "/"), mount: uint64(mountID), users: &u}
+	s := scan{proc: p, dir: strings.TrimSuffix(dir, "/"), mount: uint64(mountID), empty: empty, users: &u}
 	for _, st := range list {
 		if err := ctx.Err(); err != nil {
 			u.Incomplete = append(u.Incomplete, err.Error())
@@ -126,7 +130,7 @@ func (p *Proc) hidden() string {
 			return ""
 		}
 	}
-	b, err := p.ReadFile("self/mountinfo")
+	b, err := p.MountInfo()
 	if err != nil {
 		return "cannot read the mount table: " + err.Error()
 	}
@@ -162,6 +166,7 @@ type scan struct {
 	proc  *Proc
 	dir   string
 	mount uint64 // 0: unknown
+	empty bool
 	users *Users
 }
 
@@ -194,7 +199,11 @@ func (s *scan) incomplete(who Process, what string, err error) {
 
 func (s *scan) process(who Process) {
 	pid := strconv.Itoa(who.PID)
-	for _, link := range [...]string{"cwd", "root", "exe"} {
+	links := []string{"cwd", "root", "exe"}
+	if s.empty {
+		links = links[:2]
+	}
+	for _, link := range links {
 		path, err := linux.Readlinkat(s.proc.fd, pid+"/"+link)
 		switch {
 		case err == nil:
@@ -206,7 +215,9 @@ func (s *scan) process(who Process) {
 		}
 	}
 	s.descriptors(who, pid)
-	s.mappings(who, pid)
+	if !s.empty {
+		s.mappings(who, pid)
+	}
 }
 
 func (s *scan) descriptors(who Process, pid string) {

@@ -65,7 +65,8 @@ type State struct {
 	// Staging are the places where a killed run left its staging directory.
 	Staging []string `json:"staging,omitempty"`
 
-	// CanMount is whether we have CAP_SYS_ADMIN at all.
+	// CanMount is whether we have CAP_SYS_ADMIN at all. It says nothing about which
+	// mount namespace it holds for: the call itself does.
 	CanMount bool `json:"can_mount"`
 
 	id      identity // of what was found, to be compared before the act
@@ -95,7 +96,7 @@ func (s *State) Survived() bool { return s.Stamp != nil && !s.Stamp.SameRun(s.Ru
 
 // Inspect looks at the target. It changes nothing.
 func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
-	s := &State{Path: t.Path, CanMount: canMount(p), Labels: readLabels(p)}
+	s := &State{Path: t.Path, CanMount: linux.HasCap(linux.CAP_SYS_ADMIN), Labels: readLabels(p)}
 	var err error
 	if s.Run, err = p.Identity(); err != nil {
 		return nil, err
@@ -233,7 +234,7 @@ func lookUp(p *process.Proc, fd int) (mountAt, error) {
 	if err != nil || m.id == 0 {
 		return m, errors.New("/proc/self/fdinfo does not tell the mount")
 	}
-	text, err := p.ReadFile("self/mountinfo")
+	text, err := p.MountInfo()
 	if err != nil {
 		return m, err
 	}
@@ -328,21 +329,4 @@ func openParent(run *fsat.Dir, rel string) (*fsat.Dir, string, error) {
 		}
 		dir, rel = next, rest
 	}
-}
-
-// canMount reports whether CAP_SYS_ADMIN is in the effective set. It says
-// nothing about which mount namespace it holds for: the call itself does.
-func canMount(p *process.Proc) bool {
-	b, err := p.ReadFile("self/status")
-	if err != nil {
-		return true // the call will tell
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			caps, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
-			const capSysAdmin = 21 // linux/capability.h
-			return err != nil || caps&(1<<capSysAdmin) != 0
-		}
-	}
-	return true
 }

@@ -72,7 +72,7 @@ func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string
 	if err := w.walk(dir, ""); err != nil {
 		u.Incomplete = append(u.Incomplete, err.Error())
 	}
-	users := p.Users(ctx, path, mountID, shared)
+	users := p.Users(ctx, path, mountID, shared, w.seen == 0 && len(carry) == 0)
 	u.Others, u.Incomplete = users.Others, append(u.Incomplete, users.Incomplete...)
 	for _, h := range users.Holders {
 		// sysvinit's init makes and opens its FIFO before anything else runs, and
@@ -98,6 +98,7 @@ func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string
 type content struct {
 	use   *Use
 	carry []Carried
+	seen  int // entries of any kind
 }
 
 func (c *content) walk(dir *fsat.Dir, rel string) error {
@@ -105,6 +106,7 @@ func (c *content) walk(dir *fsat.Dir, rel string) error {
 	if err != nil {
 		return fmt.Errorf("cannot list %s: %w", "./"+rel, err)
 	}
+	c.seen += len(names)
 	for _, name := range names {
 		if err := c.entry(dir, name, strings.TrimPrefix(rel+"/"+name, "/")); err != nil {
 			return err

@@ -346,12 +346,18 @@ func (r *Resolver) temporary(fallback string) string {
 	return fallback
 }
 
-// xdg are the directories of --user: variable, and place below $HOME.
-var xdg = map[byte][3]string{
-	'C': {"XDG_CACHE_HOME", ".cache", ""},
-	'D': {"XDG_DATA_HOME", ".local/share", ""},
-	'S': {"XDG_STATE_HOME", ".local/state", ""},
-	'L': {"XDG_STATE_HOME", ".local/state", "/log"},
+// xdg is a directory of --user: the variable that names it, the place below $HOME
+// where that is unset, and what is behind either.
+func xdg(c byte) (variable, below, tail string) {
+	switch c {
+	case 'C':
+		return "XDG_CACHE_HOME", ".cache", ""
+	case 'D':
+		return "XDG_DATA_HOME", ".local/share", ""
+	case 'L':
+		return "XDG_STATE_HOME", ".local/state", "/log"
+	}
+	return "XDG_STATE_HOME", ".local/state", "" // S
 }
 
 func (r *Resolver) directory(c byte) (string, error) {
@@ -374,13 +380,13 @@ func (r *Resolver) directory(c byte) (string, error) {
 		}
 		return "", fmt.Errorf("%w: $XDG_RUNTIME_DIR is not set", ErrUnresolvable)
 	}
-	x := xdg[c]
-	if dir := r.Getenv(x[0]); strings.HasPrefix(dir, "/") {
-		return dir + x[2], nil
+	variable, below, tail := xdg(c)
+	if dir := r.Getenv(variable); strings.HasPrefix(dir, "/") {
+		return dir + tail, nil
 	}
 	home, err := r.home()
 	if err != nil {
 		return "", err
 	}
-	return strings.TrimSuffix(home, "/") + "/" + x[1] + x[2], nil
+	return strings.TrimSuffix(home, "/") + "/" + below + tail, nil
 }

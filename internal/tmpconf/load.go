@@ -119,11 +119,12 @@ func (l *loader) environment() {
 		return f, nil
 	}
 	system := func(path string) (io.ReadCloser, error) {
-		f, err := os.Open(path)
+		// Not os.Open, which asks the poller for what is no file to poll.
+		fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDONLY|linux.O_NOCTTY, 0)
 		if err != nil {
-			return nil, err
+			return nil, &fs.PathError{Op: "open", Path: path, Err: inroot.Errno(err)}
 		}
-		return f, nil
+		return os.NewFile(uintptr(fd), path), nil
 	}
 	users := accounts.System(l.root, accounts.DefaultGetent())
 	if l.o.Root != "" {

@@ -48,6 +48,9 @@ func (w *sweeper) list(d *sweepDir) {
 			continue
 		}
 		w.chunk(d, w.buf[:n])
+		if n > firstBuffer/2 && len(w.buf) == firstBuffer {
+			w.buf = w.buffer()
+		}
 	}
 }
 

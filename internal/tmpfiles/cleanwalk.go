@@ -31,7 +31,11 @@ import (
 const heldDirs = 256
 
 // listBuffer is the size of a getdents64 buffer: some two thousand names.
-const listBuffer = 64 << 10
+// A walk begins with a buffer of firstBuffer: most are over with that.
+const (
+	listBuffer  = 64 << 10
+	firstBuffer = 4 << 10
+)
 
 // hireAfter is the number of entries after which a run gets help.
 const hireAfter = 512
@@ -163,7 +167,7 @@ func (r *run) sweep(it *Item, t *top, of sweepOf) (emptied bool, err error) {
 	defer s.progress()()
 
 	before := c.removed.Load()
-	w := &sweeper{sweep: s, first: true, buf: s.buffer()}
+	w := &sweeper{sweep: s, first: true, buf: make([]byte, firstBuffer)}
 	w.work(task{d: d, list: true})
 	w.serve()
 	s.workers.Wait()
