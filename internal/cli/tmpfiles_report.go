@@ -40,6 +40,7 @@ func (t *tmpfilesRun) reporter() *tmpfilesReport {
 }
 
 func (r *tmpfilesReport) Verbose() bool { return r.debug }
+func (r *tmpfilesReport) Changes() bool { return r.t.dryRun || r.t.verbose || r.t.json || r.t.check }
 
 func (r *tmpfilesReport) Change(c tmpfiles.Change) {
 	r.mu.Lock()

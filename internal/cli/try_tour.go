@@ -47,6 +47,7 @@ func (r *tryReport) Problem(p *tmpfiles.Problem) {
 
 func (*tryReport) Debug(tmpfiles.Source, string, string) {}
 func (*tryReport) Verbose() bool                         { return false }
+func (*tryReport) Changes() bool                         { return true }
 
 // tryTour shows a /run.
 type tryTour struct {

@@ -31,35 +31,6 @@ const (
 // for keeping.
 func View(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// OpenatNul is Openat for a name that ends in a NUL byte, see StatxBytes.
-func OpenatNul(dirfd int, name []byte, flags int) (int, error) {
-	for {
-		fd, _, e := unix.Syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
-			uintptr(flags|unix.O_CLOEXEC|unix.O_LARGEFILE), 0, 0, 0)
-		switch e {
-		case 0:
-			return int(fd), nil
-		case syscall.EINTR:
-		default:
-			return -1, wrap("openat", e)
-		}
-	}
-}
-
-// UnlinkatNul is Unlinkat for a name that ends in a NUL byte, see StatxBytes.
-func UnlinkatNul(dirfd int, name []byte, flags int) error {
-	for {
-		_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])), uintptr(flags))
-		switch e {
-		case 0:
-			return nil
-		case syscall.EINTR:
-		default:
-			return wrap("unlinkat", e)
-		}
-	}
-}
-
 // FutimensOf gives the file an access and a modification time as statx(2) told
 // them.
 func FutimensOf(fd int, times [2]StatxTimestamp) error {

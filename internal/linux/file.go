@@ -70,23 +70,6 @@ func Statx(dirfd int, path string, flags, mask int, st *unix.Statx_t) error {
 	return wrap("statx", retry(func() error { return unix.Statx(dirfd, path, flags, mask, st) }))
 }
 
-// StatxBytes is Statx for a name that already ends in a NUL byte, as the names
-// in a getdents64 buffer do: no copy of the name is made. The name must stay
-// where it is during the call.
-func StatxBytes(dirfd int, name []byte, flags, mask int, st *unix.Statx_t) error {
-	for {
-		_, _, e := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
-			uintptr(flags), uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
-		switch e {
-		case 0:
-			return nil
-		case syscall.EINTR:
-		default:
-			return wrap("statx", e)
-		}
-	}
-}
-
 // StatxT is the kernel's struct statx.
 type StatxT = unix.Statx_t
 

@@ -32,7 +32,7 @@ var probes = []struct {
 	{"pidfd_open", false, func() error { _, err := linux.PidfdOpen(-1); return err }},
 	{"mount_setattr", false, func() error { return linux.MountSetattr(-1, "x", 0, linux.MountAttr{}) }},
 	{"fchmodat2", false, func() error { return linux.Fchmodat2Empty(-1, 0) }},
-	{"statx", true, func() error { return linux.StatxBytes(-1, []byte("x\x00"), 0, 0, nil) }},
+	{"statx", true, func() error { return linux.InMemory(false).StatxNul(-1, []byte("x\x00"), 0, 0, nil) }},
 	{"copy_file_range", true, func() error { _, err := linux.CopyFileRange(-1, -1, 1); return err }},
 	{"renameat2 with flags", true, func() error { return linux.Renameat2(-1, "x", -1, "y", linux.RENAME_NOREPLACE) }},
 }

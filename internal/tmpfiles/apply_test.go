@@ -39,6 +39,7 @@ func (r *recorder) Problem(p *Problem) {
 }
 func (r *recorder) Debug(Source, string, string) {}
 func (r *recorder) Verbose() bool                { return false }
+func (r *recorder) Changes() bool                { return true }
 
 // apply runs lines on a directory as the root.
 func apply(t testing.TB, root string, ops Op, dryRun bool, lines ...string) (*recorder, Result) {

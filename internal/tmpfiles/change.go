@@ -75,7 +75,10 @@ func (p *Problem) Unwrap() error { return p.Err }
 // Reporter is told what a run does, as it does it. Its methods are called from
 // several goroutines during clean-up.
 type Reporter interface {
+	// Change tells a change. It is called only where Changes says so, which does
+	// not change during a run.
 	Change(Change)
+	Changes() bool
 	Problem(*Problem)
 	// Debug tells what was looked at and left alone, and why. It is called
 	// only where Verbose says so.

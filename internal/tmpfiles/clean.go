@@ -278,13 +278,13 @@ func rawFd(d directory) int {
 
 // statx is statx(2) or, where that is absent, what an older call tells. name
 // ends in a NUL byte; an empty one means fd itself.
-func (c *cleaner) statx(fd int, name []byte, mask int, sx *linux.StatxT) error {
+func (c *cleaner) statx(mem linux.InMemory, fd int, name []byte, mask int, sx *linux.StatxT) error {
 	flags := linux.AT_SYMLINK_NOFOLLOW | linux.AT_NO_AUTOMOUNT
 	if len(name) == 1 {
 		flags = linux.AT_EMPTY_PATH
 	}
 	if !c.noStatx.Load() {
-		err := linux.StatxBytes(fd, name, flags, mask, sx)
+		err := mem.StatxNul(fd, name, flags, mask, sx)
 		if err == nil || !fsat.Absent(err) {
 			return err
 		}

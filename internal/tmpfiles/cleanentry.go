@@ -104,7 +104,7 @@ func (w *sweeper) keep(d *sweepDir, name []byte, why string) {
 // that is told, and does not change the exit status; EACCES, which is how FUSE
 // keeps even root out, is told in verbose mode only.
 func (w *sweeper) stat(d *sweepDir, name []byte) bool {
-	err := w.c.statx(d.fd, name, w.mask, &w.sx)
+	err := w.c.statx(w.mem, d.fd, name, w.mask, &w.sx)
 	switch {
 	case err == nil:
 		if w.dry {
@@ -205,11 +205,11 @@ func lockable(mode uint16) bool {
 // openForLock opens a file so that a lock can be taken on it. Neither a FIFO
 // nor a lease is waited for. Where it cannot be opened at all nobody is asked:
 // fd is -1. why says that the file is to be left alone, err that this counts.
-func openForLock(dirfd int, name []byte) (fd int, why string, err error) {
+func openForLock(mem linux.InMemory, dirfd int, name []byte) (fd int, why string, err error) {
 	const flags = linux.O_RDONLY | linux.O_NOFOLLOW | linux.O_NONBLOCK | linux.O_NOCTTY
-	fd, err = linux.OpenatNul(dirfd, name, flags|linux.O_NOATIME)
+	fd, err = mem.OpenatNul(dirfd, name, flags|linux.O_NOATIME)
 	if isErrno(err, syscall.EPERM) { // neither the owner nor CAP_FOWNER
-		fd, err = linux.OpenatNul(dirfd, name, flags)
+		fd, err = mem.OpenatNul(dirfd, name, flags)
 	}
 	switch {
 	case err == nil:
@@ -226,7 +226,7 @@ func openForLock(dirfd int, name []byte) (fd int, why string, err error) {
 // on it, or the name means another file by now, or somebody used it since.
 func (w *sweeper) unlink(d *sweepDir, name []byte) {
 	if lockable(w.sx.Mode) {
-		fd, why, err := openForLock(d.fd, name)
+		fd, why, err := openForLock(w.mem, d.fd, name)
 		if err != nil {
 			w.problem(w.pathIn(d, name), err)
 		}
@@ -235,20 +235,20 @@ func (w *sweeper) unlink(d *sweepDir, name []byte) {
 			return
 		}
 		if fd >= 0 {
-			defer linux.Close(fd)
-			if isErrno(linux.TryFlock(fd), syscall.EAGAIN) {
+			defer w.mem.Close(fd)
+			if isErrno(w.mem.TryFlock(fd), syscall.EAGAIN) {
 				w.keep(d, name, whyLocked)
 				return
 			}
 		}
 	}
-	err := w.c.statx(d.fd, name, w.mask, &w.now)
+	err := w.c.statx(w.mem, d.fd, name, w.mask, &w.now)
 	if err == nil && (!sameInode(&w.now, &w.sx) || w.cut.keeps(&w.now) != "") {
 		w.keep(d, name, whyChanged)
 		return
 	}
 	if err == nil {
-		err = linux.UnlinkatNul(d.fd, name, 0)
+		err = w.mem.UnlinkatNul(d.fd, name, 0)
 	}
 	switch {
 	case err == nil:
@@ -265,7 +265,9 @@ func (w *sweeper) gone(d *sweepDir, name []byte, act Action) {
 	if !d.removed.Load() {
 		d.removed.Store(true)
 	}
-	w.r.opt.Report.Change(Change{Action: act, Path: w.pathIn(d, name), Line: w.line})
+	if w.changes {
+		w.r.opt.Report.Change(Change{Action: act, Path: w.pathIn(d, name), Line: w.line})
+	}
 	if w.dry {
 		w.remember(d, linux.View(name[:len(name)-1]))
 	}
@@ -289,7 +291,7 @@ func (w *sweeper) enter(d *sweepDir, name []byte) *sweepDir {
 		w.keep(d, name, whySystem)
 		return nil
 	}
-	fd, err := openDirNul(d.fd, name)
+	fd, err := openDirNul(w.mem, d.fd, name)
 	switch {
 	case err == nil:
 	case fsat.NotExist(err):
@@ -311,11 +313,11 @@ func (w *sweeper) enter(d *sweepDir, name []byte) *sweepDir {
 	return w.child(d, name, fd)
 }
 
-func openDirNul(dirfd int, name []byte) (int, error) {
+func openDirNul(mem linux.InMemory, dirfd int, name []byte) (int, error) {
 	const flags = linux.O_RDONLY | linux.O_DIRECTORY | linux.O_NOFOLLOW | linux.O_NONBLOCK
-	fd, err := linux.OpenatNul(dirfd, name, flags|linux.O_NOATIME)
+	fd, err := mem.OpenatNul(dirfd, name, flags|linux.O_NOATIME)
 	if isErrno(err, syscall.EPERM) {
-		fd, err = linux.OpenatNul(dirfd, name, flags)
+		fd, err = mem.OpenatNul(dirfd, name, flags)
 	}
 	return fd, err
 }
@@ -326,10 +328,10 @@ func (w *sweeper) unfit(fd int) string {
 		if w.c.locks.held(&w.sx) {
 			return whyLocked
 		}
-	} else if linux.TryFlock(fd) != nil {
+	} else if w.mem.TryFlock(fd) != nil {
 		return whyLocked
 	}
-	if w.c.statx(fd, []byte{0}, w.mask, &w.now) != nil || !sameInode(&w.now, &w.sx) || w.mounted(&w.now) {
+	if w.c.statx(w.mem, fd, []byte{0}, w.mask, &w.now) != nil || !sameInode(&w.now, &w.sx) || w.mounted(&w.now) {
 		return whyChanged
 	}
 	if w.sx.Attributes_mask&linux.STATX_ATTR_MOUNT_ROOT == 0 {
@@ -408,13 +410,13 @@ func (w *sweeper) rmdir(up, d *sweepDir) (gone bool) {
 		w.r.shadow.drop(d.id)
 		return true
 	}
-	err := w.c.statx(up.fd, d.name, linux.STATX_TYPE|linux.STATX_INO, &w.now)
+	err := w.c.statx(w.mem, up.fd, d.name, linux.STATX_TYPE|linux.STATX_INO, &w.now)
 	if err == nil && keyOfStatx(&w.now) != d.id {
 		w.keep(up, d.name, whyChanged)
 		return false
 	}
 	if err == nil {
-		err = linux.UnlinkatNul(up.fd, d.name, linux.AT_REMOVEDIR)
+		err = w.mem.UnlinkatNul(up.fd, d.name, linux.AT_REMOVEDIR)
 	}
 	switch {
 	case err == nil:

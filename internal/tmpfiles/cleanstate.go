@@ -31,7 +31,7 @@ type boundSockets struct {
 // reference. If there is no answer, the socket stays.
 func (b *boundSockets) inUse(dirfd int, name []byte, path func() string) string {
 	const inUse = "is a socket in use"
-	fd, err := linux.OpenatNul(dirfd, name, linux.O_PATH|linux.O_NOFOLLOW)
+	fd, err := linux.InMemory(false).OpenatNul(dirfd, name, linux.O_PATH|linux.O_NOFOLLOW)
 	if err != nil {
 		if fsat.NotExist(err) {
 			return ""

@@ -67,7 +67,9 @@ type sweep struct {
 	mount   mountID // of the top, where the kernel does not tell mount roots
 	dry     bool
 	verbose bool
-	window  int // directories that one worker holds
+	changes bool // somebody wants to hear of them
+	window  int  // directories that one worker holds
+	mem     linux.InMemory
 
 	tasks   chan task
 	idle    atomic.Int32
@@ -150,9 +152,9 @@ func (r *run) sweep(it *Item, t *top, of sweepOf) (emptied bool, err error) {
 	c := r.cleaning()
 	s := &sweep{
 		sweepOf: of, r: r, c: c, it: it, line: it.Source.String(), mask: of.cut.needs(),
-		dry: r.shadow != nil, verbose: r.opt.Report.Verbose(),
+		dry: r.shadow != nil, verbose: r.opt.Report.Verbose(), changes: r.opt.Report.Changes(),
 		window: max(8, heldDirs/c.workers),
-		tasks:  make(chan task), done: make(chan struct{}),
+		tasks:  make(chan task), done: make(chan struct{}), mem: linux.FSInMemory(t.fd),
 	}
 	s.buffers.New = func() any { b := make([]byte, listBuffer); return &b }
 	d := newSweepDir(&t.sx, t.fd)
@@ -441,14 +443,14 @@ func (w *sweeper) reopen(d *sweepDir, below int) error {
 		return err
 	}
 	var sx linux.StatxT
-	if err = w.c.statx(fd, []byte{0}, w.mask, &sx); err == nil && keyOfStatx(&sx) != d.id {
+	if err = w.c.statx(w.mem, fd, []byte{0}, w.mask, &sx); err == nil && keyOfStatx(&sx) != d.id {
 		err = errMoved
 	}
 	if err != nil {
 		linux.Close(fd)
 		return err
 	}
-	if !w.dry && linux.TryFlock(fd) != nil {
+	if !w.dry && w.mem.TryFlock(fd) != nil {
 		d.lost.Store(true) // somebody has begun to use it
 		d.kept.Store(true)
 		w.keep(d.up, d.name, whyLocked)

@@ -175,7 +175,7 @@ func (r *run) rmdirTop(it *Item, t *top, emptied bool) error {
 func (r *run) stillThere(t *top) bool {
 	var sx linux.StatxT
 	name := append([]byte(t.name), 0)
-	err := r.cleaning().statx(rawFd(t.at.dir), name, linux.STATX_TYPE|linux.STATX_INO, &sx)
+	err := r.cleaning().statx(false, rawFd(t.at.dir), name, linux.STATX_TYPE|linux.STATX_INO, &sx)
 	return err == nil && sameInode(&sx, &t.sx)
 }
 
@@ -294,7 +294,7 @@ func (r *run) unlinkAged(it *Item, t *top, cut *cutoff) error {
 				return nil
 			}
 		} else {
-			fd, why, err := openForLock(at, name)
+			fd, why, err := openForLock(false, at, name)
 			if why != "" {
 				r.debug(it, t.path, why)
 				return err
@@ -308,7 +308,7 @@ func (r *run) unlinkAged(it *Item, t *top, cut *cutoff) error {
 		}
 	}
 	var now linux.StatxT
-	if err := r.cleaning().statx(at, name, cut.needs(), &now); err != nil {
+	if err := r.cleaning().statx(false, at, name, cut.needs(), &now); err != nil {
 		if fsat.NotExist(err) {
 			return nil
 		}
@@ -345,7 +345,7 @@ func (t *top) mountRoot() bool {
 		return t.sx.Attributes&linux.STATX_ATTR_MOUNT_ROOT != 0
 	}
 	var up linux.StatxT
-	if t.c.statx(t.fd, []byte("..\x00"), linux.STATX_INO, &up) != nil {
+	if t.c.statx(false, t.fd, []byte("..\x00"), linux.STATX_INO, &up) != nil {
 		return true
 	}
 	return up.Dev_major != t.sx.Dev_major || up.Dev_minor != t.sx.Dev_minor || up.Ino == t.sx.Ino
@@ -364,7 +364,7 @@ func (r *run) findTop(m match, cut *cutoff) (*top, error) {
 		return nil, err
 	}
 	t := &top{match: m, fd: -1, c: r.cleaning()}
-	if err := t.c.statx(at, append([]byte(m.name), 0), cut.needs(), &t.sx); err != nil {
+	if err := t.c.statx(false, at, append([]byte(m.name), 0), cut.needs(), &t.sx); err != nil {
 		if fsat.NotExist(err) {
 			return nil, nil
 		}
@@ -390,7 +390,7 @@ func (t *top) open(cut *cutoff) (found bool, err error) {
 		return false, err
 	}
 	var now linux.StatxT
-	if err := t.c.statx(t.fd, []byte{0}, cut.needs(), &now); err != nil {
+	if err := t.c.statx(false, t.fd, []byte{0}, cut.needs(), &now); err != nil {
 		return false, err
 	}
 	if !sameInode(&now, &t.sx) {

@@ -220,7 +220,9 @@ func (r *run) debug(it *Item, path, why string) {
 }
 
 func (r *run) changed(it *Item, act Action, path, from, to string) {
-	r.opt.Report.Change(Change{Action: act, Path: path, From: from, To: to, Line: it.Source.String()})
+	if r.opt.Report.Changes() {
+		r.opt.Report.Change(Change{Action: act, Path: path, From: from, To: to, Line: it.Source.String()})
+	}
 }
 
 // errNotNormalized refuses paths that go up: where they lead depends on links.
@@ -269,6 +271,8 @@ func (r *run) makeParent(at spot, name, path string) error {
 	if err := at.dir.Mkdir(name, fsat.Attr{UID: fsat.KeepID, GID: fsat.KeepID, Mode: 0755}); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	r.opt.Report.Change(Change{Action: ActMkdir, Path: path, To: "0755"})
+	if r.opt.Report.Changes() {
+		r.opt.Report.Change(Change{Action: ActMkdir, Path: path, To: "0755"})
+	}
 	return nil
 }
