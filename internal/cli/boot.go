@@ -46,7 +46,7 @@ what is left.
 
 Sizes are bytes with k, m or g (1024), or a percentage of the smaller of RAM and
 the memory limit of the cgroup.`,
-		Flags: bootFlags(),
+		Flags: bootFlags,
 		Exits: []Exit{
 			{ExitOK, "done, or there was nothing to do"},
 			{ExitUsage, "bad usage, or the output could not be written"},

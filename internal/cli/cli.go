@@ -65,8 +65,9 @@ type Command struct {
 	// Doc is the help's text between usage and options, in lines of at most 80
 	// columns.
 	Doc string
-	// Flags are all options. Help and completion are made from it.
-	Flags []Flag
+	// Flags gives all options, for help and completion; nil for none. It is a
+	// function because no other run needs them.
+	Flags func() []Flag
 	// Words are fixed words that can stand in the place of an operand, for
 	// completion.
 	Words []string
@@ -79,6 +80,13 @@ type Command struct {
 	CalledAs []string
 	// Run does it. args is what follows the name; the result is the exit code.
 	Run func(ctx context.Context, env *Env, args []string) int
+}
+
+func (c *Command) flags() []Flag {
+	if c.Flags == nil {
+		return nil
+	}
+	return c.Flags()
 }
 
 // Flag is one option of a command, for help and completion.

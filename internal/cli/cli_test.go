@@ -50,7 +50,7 @@ func TestTableOfCommands(t *testing.T) {
 			t.Errorf("%s: help does not tell exit codes 0 and 1", c.Name)
 		}
 		flags := map[string]bool{}
-		for _, f := range c.Flags {
+		for _, f := range c.flags() {
 			if f.Long == "" && f.Short == 0 {
 				t.Errorf("%s: an option without a name", c.Name)
 			}

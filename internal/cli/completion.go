@@ -93,8 +93,7 @@ func (c *Command) writeBash(w *bufio.Writer) {
 	w.WriteString("\t" + c.Name + ")\n")
 	options := []string{"--help"}
 	var values strings.Builder
-	for i := range c.Flags {
-		f := &c.Flags[i]
+	for _, f := range c.flags() {
 		if f.Long == "help" {
 			continue
 		}
@@ -154,8 +153,8 @@ func writeZsh(w *bufio.Writer) {
 		"\tlocal name=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n\tcase $name in\n")
 	for _, c := range commands() {
 		w.WriteString("\t" + c.Name + ")\n\t\t_arguments -s '--help[print the help]'")
-		for i := range c.Flags {
-			if f := &c.Flags[i]; f.Long != "help" {
+		for _, f := range c.flags() {
+			if f.Long != "help" {
 				f.writeZsh(w)
 			}
 		}
@@ -230,8 +229,7 @@ func writeFish(w *bufio.Writer) {
 		} else if c.Files {
 			w.WriteString(here + " -F\n")
 		}
-		for i := range c.Flags {
-			f := &c.Flags[i]
+		for _, f := range c.flags() {
 			line := here
 			if f.Long != "" {
 				line += " -l " + f.Long

@@ -64,10 +64,10 @@ func (c *Command) writeHelp(w *bufio.Writer) {
 	if c.Doc != "" {
 		w.WriteString("\n" + strings.TrimSpace(c.Doc) + "\n")
 	}
-	if len(c.Flags) > 0 {
+	if len(c.flags()) > 0 {
 		w.WriteString("\nOptions:\n")
 		var rows [][2]string
-		for _, f := range c.Flags {
+		for _, f := range c.flags() {
 			rows = append(rows, [2]string{f.usage(), f.Help})
 		}
 		writeColumns(w, rows)

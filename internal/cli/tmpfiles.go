@@ -44,7 +44,7 @@ input.
   slashrun tmpfiles --create --prefix=/run nginx.conf
   slashrun tmpfiles --explain /run/nginx       the lines for a path, and why
   echo 'd /run/x 0750 x x' | slashrun tmpfiles --create -`,
-		Flags: tmpfilesFlags(),
+		Flags: tmpfilesFlags,
 		Exits: []Exit{
 			{ExitOK, "done; lines for other machines or users were skipped"},
 			{ExitUsage, "bad usage, a named file cannot be read, or a resource ran out"},

@@ -37,7 +37,7 @@ everything ends: nothing is left, and the machine has not changed.
 Root and ordinary users can do that. For an ordinary user the namespace knows
 one user, so what shall belong to another cannot be made; the tour lists it.
 TMPDIR is /dev/shm, which can be written to. The network is the machine's.`,
-		Flags: tryFlags(),
+		Flags: tryFlags,
 		Exits: []Exit{
 			{ExitOK, "COMMAND said so, or there was none"},
 			{ExitUsage, "bad usage"},

@@ -197,25 +197,25 @@ func SetBlocking(fd int) error {
 	return wrap("fcntl(F_SETFL)", err)
 }
 
-// ReadSmallFile returns the content of a file of procfs, sysfs or cgroupfs, which
-// is read at once if it is smaller than a page. 64 KiB at most are read.
+// ReadSmallFile returns the content of a file of procfs, sysfs or cgroupfs. 64 KiB
+// at most are read.
 func ReadSmallFile(path string) (string, error) {
 	fd, err := Openat(AT_FDCWD, path, O_RDONLY|O_NOCTTY|O_NONBLOCK, 0)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	defer Close(fd)
-	buf := make([]byte, 4<<10)
+	buf := make([]byte, 512)
 	for used := 0; ; {
 		n, err := Read(fd, buf[used:])
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", path, err)
 		}
-		if used += n; n == 0 || used < 4<<10 || used == 64<<10 {
+		if used += n; n == 0 || used == 64<<10 {
 			return string(buf[:used]), nil
 		}
 		if used == len(buf) {
-			buf = append(buf, make([]byte, 64<<10-used)...)
+			buf = append(buf, make([]byte, min(8*len(buf), 64<<10)-used)...)
 		}
 	}
 }

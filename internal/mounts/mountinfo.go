@@ -40,6 +40,22 @@ func (m *Mount) Shared() bool { return strings.Contains(m.Optional, "shared:") }
 // and options of one page each, are far below it.
 const maxLine = 256 << 10
 
+// ParseText is Parse of a text that is there as a whole.
+func ParseText(text []byte) ([]Mount, error) {
+	all := string(text) // of which the fields of all lines are parts
+	list := make([]Mount, 0, strings.Count(all, "\n"))
+	n := 0
+	for line := range strings.Lines(all) {
+		n++
+		m, err := parseLine(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("mountinfo line %d: %w", n, err)
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
 // Parse reads a mountinfo table. An error names the line by its number.
 func Parse(r io.Reader) ([]Mount, error) {
 	var list []Mount
@@ -61,7 +77,13 @@ func Parse(r io.Reader) ([]Mount, error) {
 func parseLine(line string) (Mount, error) {
 	// 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 	// The source may be empty (two spaces), so fields are split at single spaces.
-	f := strings.Split(line, " ")
+	var array [16]string // of most lines; a slice that grows for the others
+	f := array[:0]
+	for rest, more := line, true; more; {
+		var field string
+		field, rest, more = strings.Cut(rest, " ")
+		f = append(f, field)
+	}
 	if len(f) < 10 {
 		return Mount{}, fmt.Errorf("%d fields, want at least 10", len(f))
 	}

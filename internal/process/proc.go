@@ -159,7 +159,7 @@ func (p *Proc) names(name string) ([]string, error) {
 	}
 	defer linux.Close(fd)
 	var list []string
-	buf := make([]byte, 8<<10)
+	buf := make([]byte, 2<<10)
 	for {
 		n, err := linux.Getdents(fd, buf)
 		if err != nil || n == 0 {

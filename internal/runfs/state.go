@@ -1,8 +1,6 @@
 package runfs
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -226,8 +224,8 @@ func lookUp(p *process.Proc, fd int) (mountAt, error) {
 	if err != nil {
 		return m, err
 	}
-	for sc := bufio.NewScanner(bytes.NewReader(info)); sc.Scan(); {
-		if v, ok := strings.CutPrefix(sc.Text(), "mnt_id:"); ok {
+	for line := range strings.Lines(string(info)) {
+		if v, ok := strings.CutPrefix(line, "mnt_id:"); ok {
 			m.id, err = strconv.Atoi(strings.TrimSpace(v))
 		}
 	}
@@ -238,7 +236,7 @@ func lookUp(p *process.Proc, fd int) (mountAt, error) {
 	if err != nil {
 		return m, err
 	}
-	if m.table, err = mounts.Parse(bytes.NewReader(text)); err != nil {
+	if m.table, err = mounts.ParseText(text); err != nil {
 		return m, err
 	}
 	if m.entry = mounts.ByID(m.table, m.id); m.entry != nil {

@@ -35,8 +35,14 @@ import (
 var (
 	ErrUnknown      = errors.New("unknown specifier")
 	ErrUnresolvable = errors.New("specifier cannot be resolved here")
-	ErrTooLong      = fmt.Errorf("expanded text is too long: %w", syscall.ENAMETOOLONG)
+	// ErrTooLong is ENAMETOOLONG.
+	ErrTooLong error = tooLong{}
 )
+
+type tooLong struct{}
+
+func (tooLong) Error() string { return "expanded text is too long: " + syscall.ENAMETOOLONG.Error() }
+func (tooLong) Unwrap() error { return syscall.ENAMETOOLONG }
 
 // Resolver knows what specifiers stand for.
 type Resolver struct {
@@ -55,6 +61,7 @@ type Resolver struct {
 
 	osRelease map[string]string
 	osErr     error
+	boot      string
 	machineID string
 	midErr    error
 }
@@ -212,8 +219,14 @@ func firstLine(open func(string) (io.ReadCloser, error), path string) (string, e
 }
 
 func (r *Resolver) bootID() (string, error) {
-	id, err := firstLine(r.System, "/proc/sys/kernel/random/boot_id")
-	return strings.ReplaceAll(id, "-", ""), err
+	if r.boot == "" {
+		id, err := firstLine(r.System, "/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return "", err
+		}
+		r.boot = strings.ReplaceAll(id, "-", "")
+	}
+	return r.boot, nil
 }
 
 func (r *Resolver) kernelRelease() (string, error) {
