@@ -34,7 +34,7 @@ func (b *bootRun) tmpfiles(ctx context.Context, dryRun bool) (bool, error) {
 }
 
 func (b *bootRun) tmpfilesOptions() (tmpconf.Options, error) {
-	o := tmpconf.Options{Boot: true, Getenv: b.env.LookupEnv, Dir: b.env.Dir}
+	o := tmpconf.Options{Boot: true, Getenv: b.env.LookupEnv}
 	if b.root == "/" {
 		return o, nil
 	}

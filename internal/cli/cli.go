@@ -30,8 +30,8 @@ type Env struct {
 	Stdout, Stderr io.Writer
 	// Environ has the form of os.Environ.
 	Environ []string
-	// Dir is the working directory, empty where it could not be found out.
-	Dir string
+	// Getwd finds out the working directory; nil is none.
+	Getwd func() (string, error)
 }
 
 // Getenv returns the value of the environment variable name, empty where it is
@@ -115,7 +115,6 @@ type Exit struct {
 
 // Main runs the command line of this process and returns its exit code.
 func Main() int {
-	dir, _ := os.Getwd() // empty where the working directory was removed: only a relative path needs it
 	env := &Env{
 		Args:    os.Args,
 		Prog:    "slashrun",
@@ -123,9 +122,19 @@ func Main() int {
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
 		Environ: os.Environ(),
-		Dir:     dir,
+		Getwd:   os.Getwd,
 	}
 	return Run(context.Background(), env)
+}
+
+// Dir is the working directory, empty where it was removed or cannot be found out:
+// only a relative path needs it.
+func (e *Env) Dir() string {
+	if e.Getwd == nil {
+		return ""
+	}
+	dir, _ := e.Getwd()
+	return dir
 }
 
 // Run runs the command line in env.Args and returns the exit code. It picks the

@@ -124,7 +124,7 @@ func (t *tmpfilesRun) loaded() (*tmpconf.Loaded, error) {
 
 func runTmpfiles(ctx context.Context, env *Env, args []string) int {
 	t := &tmpfilesRun{env: env}
-	t.load = tmpconf.Options{Stdin: env.Stdin, Getenv: env.LookupEnv, Dir: env.Dir}
+	t.load = tmpconf.Options{Stdin: env.Stdin, Getenv: env.LookupEnv, Dir: env.Dir()}
 	if code, done := t.parse(args); done {
 		return code
 	}
@@ -233,10 +233,10 @@ func (t *tmpfilesRun) rootArgument(value string) (string, error) {
 		return "", nil
 	}
 	if !filepath.IsAbs(value) {
-		if t.env.Dir == "" {
+		if t.env.Dir() == "" {
 			return "", errors.New("the working directory is gone, use an absolute path")
 		}
-		value = filepath.Join(t.env.Dir, value)
+		value = filepath.Join(t.env.Dir(), value)
 	}
 	return strings.TrimSuffix(filepath.Clean(value), "/"), nil
 }

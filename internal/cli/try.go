@@ -185,7 +185,7 @@ func (t *tryRun) inside(ctx context.Context) int {
 	}
 	// Some tmpfiles.d lines are in /run itself, so they are read while the
 	// machine's is still there.
-	loaded, err := tmpconf.Load(tmpconf.Options{Boot: true, Include: []string{"/run"}, Getenv: env.LookupEnv, Dir: env.Dir})
+	loaded, err := tmpconf.Load(tmpconf.Options{Boot: true, Include: []string{"/run"}, Getenv: env.LookupEnv, Dir: env.Dir()})
 	if err != nil {
 		return fail("cannot read tmpfiles.d: %v", err)
 	}
@@ -202,7 +202,7 @@ func (t *tryRun) inside(ctx context.Context) int {
 		return fail("cannot make /run: %v", err)
 	}
 	c := sandbox.Command{
-		Args: t.argv, Env: tryEnviron(env.Environ), Dir: env.Dir,
+		Args: t.argv, Env: tryEnviron(env.Environ), Dir: env.Dir(),
 		Files: []*os.File{fileOf(env.Stdin), fileOf(env.Stdout), fileOf(env.Stderr)},
 	}
 	if t.shell {

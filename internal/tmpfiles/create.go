@@ -129,6 +129,12 @@ func (r *run) createDir(it *Item) error {
 	if err != nil {
 		return err
 	}
+	if at.fresh {
+		// A failure may be one that matters only if nothing is there: below.
+		if made, err := r.makeDir(it, at, name); made {
+			return err
+		}
+	}
 	var st fsat.Stat
 	found, err := lookup(at, name, &st)
 	if err != nil {
@@ -140,7 +146,7 @@ func (r *run) createDir(it *Item) error {
 		}
 		found = false
 	}
-	if !found {
+	if at.fresh = !found; !found {
 		made, err := r.makeDir(it, at, name)
 		if made || err != nil {
 			return err
@@ -185,6 +191,9 @@ func (r *run) makeDir(it *Item, at spot, name string) (made bool, err error) {
 
 // created reports a new node with its mode and owner.
 func (r *run) created(it *Item, act Action, a fsat.Attr, what string) {
+	if !r.opt.Report.Changes() {
+		return
+	}
 	to := what
 	if act != ActSymlink {
 		if to != "" {

@@ -54,6 +54,9 @@ type place struct {
 	up   *place // the directory above it; the root is its own
 	real string
 	used uint64
+	// fresh says that the last line for a directory in it made one: so does the
+	// next, probably.
+	fresh bool
 }
 
 // spot is a place as a configured path leads to it.
@@ -205,18 +208,19 @@ func (w *walker) step(at spot, from owner, name, path string, links *int) (spot,
 	real := join(at.real, name)
 	p := w.real[real]
 	if p == nil {
-		var st fsat.Stat
-		if err := at.dir.Stat(name, &st); err != nil {
-			if fsat.NotExist(err) {
-				return spot{}, &missingError{at.place, name, path}
-			}
-			return spot{}, err
-		}
-		if st.IsSymlink() {
-			return w.follow(at, from, name, path, &st, links)
-		}
+		// Mostly it is a directory; what else it may be is asked where it is none.
 		var err error
-		if p, err = w.hold(at.place, name, real); err != nil {
+		p, err = w.hold(at.place, name, real)
+		if isErrno(err, syscall.ENOENT) {
+			return spot{}, &missingError{at.place, name, path}
+		}
+		if isErrno(err, syscall.ENOTDIR) || isErrno(err, syscall.ELOOP) {
+			var st fsat.Stat
+			if at.dir.Stat(name, &st) == nil && st.IsSymlink() {
+				return w.follow(at, from, name, path, &st, links)
+			}
+		}
+		if err != nil {
 			return spot{}, err
 		}
 	}
