@@ -185,7 +185,8 @@ func (t *tryRun) inside(ctx context.Context) int {
 	}
 	// Some tmpfiles.d lines are in /run itself, so they are read while the
 	// machine's is still there.
-	loaded, err := tmpconf.Load(tmpconf.Options{Boot: true, Include: []string{"/run"}, Getenv: env.LookupEnv, Dir: env.Dir()})
+	dir := env.Dir() // before the mounts are other ones
+	loaded, err := tmpconf.Load(tmpconf.Options{Boot: true, Include: []string{"/run"}, Getenv: env.LookupEnv, Dir: dir})
 	if err != nil {
 		return fail("cannot read tmpfiles.d: %v", err)
 	}
@@ -202,7 +203,7 @@ func (t *tryRun) inside(ctx context.Context) int {
 		return fail("cannot make /run: %v", err)
 	}
 	c := sandbox.Command{
-		Args: t.argv, Env: tryEnviron(env.Environ), Dir: env.Dir(),
+		Args: t.argv, Env: tryEnviron(env.Environ), Dir: dir,
 		Files: []*os.File{fileOf(env.Stdin), fileOf(env.Stdout), fileOf(env.Stderr)},
 	}
 	if t.shell {
