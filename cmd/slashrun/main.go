@@ -1,8 +1,6 @@
-// The runtime would read the cgroup's files before main, to size the scheduler by
-// a CPU limit, and look again from time to time: that is for programs that run
-// longer than this one.
+// The runtime would start a goroutine, and with it a thread, to look again from
+// time to time at the cgroup's CPU limit: that is for programs that run longer.
 //
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 
 // Command slashrun owns /run on Linux: it mounts it, lays it out and looks
