@@ -1,23 +1,39 @@
 #!/bin/bash
-# "make soak": every fuzz target in the tree for FUZZTIME (10m), one after the
-# other. What a fuzzer finds stays in the package's testdata/fuzz, as a case of
-# the ordinary tests. FUZZ is a regular expression that picks targets.
+# "make soak": every fuzz target in the tree for FUZZTIME (10m), as many at a time
+# as there are processors, each with one worker. What a fuzzer finds stays in the
+# package's testdata/fuzz, as a case of the ordinary tests. FUZZ is a regular
+# expression that picks targets.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 time=${FUZZTIME:-10m}
-failed=() n=0
+jobs=$(nproc)
+logs=$(mktemp -d) || exit 1
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+
+# soak PKG TARGET leaves the log of a failure behind.
+soak() {
+	local log=$logs/${1##*/}.$2
+	if go test -run='^$' -fuzz="^$2\$" -fuzztime="$time" -parallel=1 "$1" >"$log" 2>&1; then
+		echo "ok    $1 $2  $(grep -o 'execs: [0-9]*' "$log" | tail -n 1)"
+		rm "$log"
+	else
+		echo "FAIL  $1 $2"
+		sed 's/^/      /' "$log"
+	fi
+}
+
+targets=$(go test -list '^Fuzz' -json ./... |
+	sed -n 's/.*"Package":"\([^"]*\)".*"Output":"\(Fuzz[A-Za-z0-9_]*\)\\n".*/\1 \2/p' |
+	grep -E -- "${FUZZ:-.}")
+[ -n "$targets" ] || { echo "soak: no fuzz target matches"; exit 1; }
+n=$(wc -l <<<"$targets")
+echo "soak: $n targets, $time each, $jobs at a time"
 while read -r pkg target; do
-	n=$((n + 1))
-	echo "== $pkg $target, $time"
-	go test -run='^$' -fuzz="^$target\$" -fuzztime="$time" "$pkg" || failed+=("$pkg $target")
-done < <(
-	go test -list '^Fuzz' -json ./... |
-		sed -n 's/.*"Package":"\([^"]*\)".*"Output":"\(Fuzz[A-Za-z0-9_]*\)\\n".*/\1 \2/p' |
-		grep -E -- "${FUZZ:-.}"
-)
-[ $n -gt 0 ] || { echo "soak: no fuzz target matches"; exit 1; }
-if [ ${#failed[@]} -gt 0 ]; then
-	printf 'soak: failed: %s\n' "${failed[@]}"
-	exit 1
-fi
+	while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n; done
+	soak "$pkg" "$target" &
+done <<<"$targets"
+wait
+failed=$(find "$logs" -type f | wc -l)
+[ "$failed" = 0 ] || { echo "soak: $failed of $n targets failed"; exit 1; }
 echo "soak: $n targets, nothing found"

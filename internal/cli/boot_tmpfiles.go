@@ -60,6 +60,7 @@ func (b *bootRun) readAhead() {
 	done.Go(func() {
 		before = dirIDs(&o)
 		if l, err := tmpconf.Load(o); err == nil && before != nil && !linksInside(l) {
+			l.Config.Compile()
 			loaded = l
 		}
 	})

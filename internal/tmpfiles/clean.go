@@ -49,30 +49,11 @@ func (r *run) cleaning() *cleaner {
 	if r.clean != nil {
 		return r.clean
 	}
-	c := &cleaner{plain: &ownPath{}, workers: r.opt.Workers}
+	c := &cleaner{workers: r.opt.Workers}
 	if c.workers <= 0 {
 		c.workers = runtime.GOMAXPROCS(0)
 	}
-	for p := range r.cfg.plain.byPath {
-		at := c.plain
-		for part := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-			next := at.below[part]
-			if next == nil {
-				next = &ownPath{}
-				if at.below == nil {
-					at.below = make(map[string]*ownPath)
-				}
-				at.below[part] = next
-			}
-			at = next
-		}
-		at.own = true
-	}
-	patterns := make([]string, 0, len(r.cfg.globs.order))
-	for _, g := range r.cfg.globs.order {
-		patterns = append(patterns, g.path)
-	}
-	c.set = glob.NewSet(patterns)
+	c.plain, c.set = r.cfg.governing()
 	c.sockets.root = r.opt.Root
 	if r.shadow != nil {
 		c.workers = 1 // the shadow is not made for several

@@ -18,6 +18,8 @@ type Config struct {
 	plain, globs table
 	files        int
 	linked       bool
+	own          *ownPath  // paths with lines of their own, once they were asked for
+	set          *glob.Set // and patterns with such
 
 	// Invalid are the lines that do not count because they are wrong: the
 	// exit status becomes 65.
@@ -142,6 +144,43 @@ func (c *Config) add(it *Item, text string) {
 		}
 		c.fileOf[it] = c.files
 	}
+}
+
+// Compile does what Apply would do first: it is for a caller that has the time
+// before. No line can be read after it.
+func (c *Config) Compile() {
+	c.link()
+	c.governing()
+}
+
+// governing compiles what lines say about the paths that are left alone by the
+// walk of another line.
+func (c *Config) governing() (*ownPath, *glob.Set) {
+	if c.set != nil {
+		return c.own, c.set
+	}
+	c.own = &ownPath{}
+	for p := range c.plain.byPath {
+		at := c.own
+		for part := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
+			next := at.below[part]
+			if next == nil {
+				next = &ownPath{}
+				if at.below == nil {
+					at.below = make(map[string]*ownPath)
+				}
+				at.below[part] = next
+			}
+			at = next
+		}
+		at.own = true
+	}
+	patterns := make([]string, 0, len(c.globs.order))
+	for _, g := range c.globs.order {
+		patterns = append(patterns, g.path)
+	}
+	c.set = glob.NewSet(patterns)
+	return c.own, c.set
 }
 
 // link finds for every group the nearest ancestor that has lines, and gives X
