@@ -2,11 +2,11 @@
 # "make soak": every fuzz target in the tree for FUZZTIME (10m), as many at a time
 # as there are processors, each with one worker. What a fuzzer finds stays in the
 # package's testdata/fuzz, as a case of the ordinary tests. FUZZ is a regular
-# expression that picks targets.
+# expression that picks targets, JOBS how many run at a time.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 time=${FUZZTIME:-10m}
-jobs=$(nproc)
+jobs=${JOBS:-$(nproc)}
 logs=$(mktemp -d) || exit 1
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
 trap 'exit 130' INT TERM
