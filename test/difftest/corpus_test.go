@@ -32,7 +32,8 @@ var update = flag.Bool("update", false, "write the exit status and the tree that
 // The sections are "tree" (nodes in text form), "stdin", files by their absolute
 // path, and "after" (and "after root" where it is another): what is in the tree
 // afterwards that was not in it before, as measured on the reference, and
-// "gone PATH" for what was.
+// "gone PATH" for what was. Where ours differs, "ours" (and "ours root") says so:
+// the id of the accepted difference, the exit of each cmd, and what ours leaves.
 type corpusCase struct {
 	file  string
 	arc   *txtar.Archive
@@ -98,7 +99,7 @@ func readCorpus(file string) (*corpusCase, error) {
 			c.base.Nodes = append(c.base.Nodes, nodes...)
 		case f.Name == "stdin":
 			c.base.Stdin = string(f.Data)
-		case strings.HasPrefix(f.Name, "after"):
+		case strings.HasPrefix(f.Name, "after"), strings.HasPrefix(f.Name, "ours"):
 			c.after[f.Name] = string(f.Data)
 		case strings.HasPrefix(f.Name, "/"):
 			c.base.Nodes = append(c.base.Nodes, Node{Type: 'f', Path: f.Name, Mode: 0o644, Content: string(f.Data)})
@@ -155,6 +156,7 @@ func nodePath(line string) string {
 	return p
 }
 
+// want is what the reference leaves.
 func (c *corpusCase) want(root bool) string {
 	if v, ok := c.after["after root"]; ok && root {
 		return v
@@ -166,10 +168,61 @@ func (c *corpusCase) want(root bool) string {
 	return c.after["after"]
 }
 
+// wantOurs is the outcome of ours: the reference's, or the one of "ours".
+func (c *corpusCase) wantOurs(root bool) string {
+	v, own := c.after["ours"]
+	if r, ok := c.after["ours root"]; ok && root {
+		return r
+	}
+	if own && root && c.only != "root" {
+		return rooted(v)
+	}
+	if own {
+		return v
+	}
+	return outcome("", c.exits, c.want(root))
+}
+
+// outcome is the text of a section "ours". The id is empty where ours does what
+// the reference does.
+func outcome(id string, exits []int, tree string) string {
+	var b strings.Builder
+	if id != "" {
+		fmt.Fprintf(&b, "differs %s\n", id)
+	}
+	b.WriteString("exit")
+	for _, e := range exits {
+		fmt.Fprintf(&b, " %d", e)
+	}
+	return b.String() + "\n" + tree
+}
+
+// differs returns the ids that the sections "ours" name.
+func (c *corpusCase) differs() (ids []string) {
+	for _, name := range []string{"ours", "ours root"} {
+		first, _, _ := strings.Cut(c.after[name], "\n")
+		if id, ok := strings.CutPrefix(first, "differs "); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func exitsOf(steps []Step) (exits []int) {
+	for _, s := range steps {
+		exits = append(exits, s.Exit)
+	}
+	return exits
+}
+
 func rooted(text string) string {
 	var b strings.Builder
 	for _, l := range strings.SplitAfter(text, "\n") {
 		if l == "" {
+			continue
+		}
+		if strings.HasPrefix(l, "differs ") || strings.HasPrefix(l, "exit ") {
+			b.WriteString(l)
 			continue
 		}
 		typ, rest, _ := strings.Cut(l, " ")
@@ -239,40 +292,10 @@ func TestCorpus(t *testing.T) {
 }
 
 func runCorpusCase(t *testing.T, w *worker, c *corpusCase, haveReference bool) error {
+	refs := map[bool][]Step{}
 	if haveReference {
-		var exits []int
-		after := map[string]string{}
-		for _, root := range c.modes() {
-			v := c.variant(root)
-			steps, err := w.run(v, theReference.exe)
-			if err != nil {
-				return err
-			}
-			s, err := summary(w, v, steps)
-			if err != nil {
-				return err
-			}
-			switch {
-			case !root || c.only == "root":
-				after["after"] = s
-			case s != rooted(after["after"]):
-				after["after root"] = s
-			}
-			if exits == nil {
-				for _, s := range steps {
-					exits = append(exits, s.Exit)
-				}
-			}
-		}
-		if *update {
-			return c.write(exits, after)
-		}
-		if !slices.Equal(exits, c.exits) || after["after"] != c.after["after"] || after["after root"] != c.after["after root"] {
-			say := t.Errorf
-			if !referenceIs262(t) {
-				say = t.Logf
-			}
-			say("%s: the reference exits %v and not %v, and leaves\n%s%s", c.base.Name, exits, c.exits, after["after"], after["after root"])
+		if err := runReference(t, w, c, refs); err != nil {
+			return err
 		}
 	}
 	for _, root := range c.modes() {
@@ -281,54 +304,104 @@ func runCorpusCase(t *testing.T, w *worker, c *corpusCase, haveReference bool) e
 		if err != nil {
 			return err
 		}
-		var want []Step
-		if haveReference {
-			if want, err = w.run(v, theReference.exe); err != nil {
-				return err
-			}
-			diff := compare(v, want, got)
-			if diff != "" && accepted(v, want, got) == "" {
-				t.Errorf("%s", report(v, diff, want, got))
-			}
-			continue
-		}
 		s, err := summary(w, v, got)
 		if err != nil {
 			return err
 		}
-		var exits []int
-		for _, s := range got {
-			exits = append(exits, s.Exit)
+		id := ""
+		if want := refs[root]; haveReference {
+			if diff := compare(v, want, got); diff != "" {
+				if id = accepted(v, want, got); id == "" {
+					t.Errorf("%s", report(v, diff, want, got))
+					continue
+				}
+			}
 		}
-		if (s != c.want(root) || !slices.Equal(exits, c.exits)) && acceptedAlone(c.base.Name) == "" {
-			t.Errorf("%s: exit %v, want %v; the tree (- reference, + ours):\n%s", v.Name, exits, c.exits,
-				treeDiff(strings.Split(c.want(root), "\n"), strings.Split(s, "\n")))
+		is := outcome(id, exitsOf(got), s)
+		if !haveReference { // nothing to differ from: the file knows
+			if first, _, _ := strings.Cut(c.wantOurs(root), "\n"); strings.HasPrefix(first, "differs ") {
+				is = first + "\n" + is
+			}
 		}
+		switch want := c.wantOurs(root); {
+		case is == want:
+		case *update && root && c.only != "root":
+			c.after["ours root"] = is
+		case *update:
+			c.after["ours"] = is
+		case haveReference && !referenceIs262(t):
+			t.Logf("%s: ours beside this reference (- the file, + now):\n%s", v.Name, treeDiff(strings.Split(want, "\n"), strings.Split(is, "\n")))
+		default:
+			t.Errorf("%s: ours (- the file, + now):\n%s", v.Name, treeDiff(strings.Split(want, "\n"), strings.Split(is, "\n")))
+		}
+	}
+	if *update && haveReference {
+		return c.write()
 	}
 	return nil
 }
 
-// write puts what the reference did into the file.
-func (c *corpusCase) write(exits []int, after map[string]string) error {
+// runReference holds the file against the reference, or takes the outcome over
+// for -update.
+func runReference(t *testing.T, w *worker, c *corpusCase, refs map[bool][]Step) error {
+	var exits []int
+	after := map[string]string{}
+	for _, root := range c.modes() {
+		v := c.variant(root)
+		steps, err := w.run(v, theReference.exe)
+		if err != nil {
+			return err
+		}
+		refs[root] = steps
+		s, err := summary(w, v, steps)
+		if err != nil {
+			return err
+		}
+		switch {
+		case !root || c.only == "root":
+			after["after"] = s
+		case s != rooted(after["after"]):
+			after["after root"] = s
+		}
+		if exits == nil {
+			exits = exitsOf(steps)
+		}
+	}
+	if *update {
+		c.exits, c.after = exits, after
+		return nil
+	}
+	if !slices.Equal(exits, c.exits) || after["after"] != c.after["after"] || after["after root"] != c.after["after root"] {
+		say := t.Errorf
+		if !referenceIs262(t) {
+			say = t.Logf
+		}
+		say("%s: the reference exits %v and not %v, and leaves\n%s%s", c.base.Name, exits, c.exits, after["after"], after["after root"])
+	}
+	return nil
+}
+
+// write puts what the reference did into the file, and where ours differs.
+func (c *corpusCase) write() error {
 	var comment []string
 	for _, l := range strings.Split(strings.TrimRight(string(c.arc.Comment), "\n"), "\n") {
 		if !strings.HasPrefix(l, "exit ") {
 			comment = append(comment, l)
 		}
 	}
-	text := make([]string, len(exits))
-	for i, e := range exits {
+	text := make([]string, len(c.exits))
+	for i, e := range c.exits {
 		text[i] = strconv.Itoa(e)
 	}
 	comment = append(comment, "exit "+strings.Join(text, " "))
 	arc := &txtar.Archive{Comment: []byte(strings.Join(comment, "\n") + "\n")}
 	for _, f := range c.arc.Files {
-		if !strings.HasPrefix(f.Name, "after") {
+		if !strings.HasPrefix(f.Name, "after") && !strings.HasPrefix(f.Name, "ours") {
 			arc.Files = append(arc.Files, f)
 		}
 	}
-	for _, name := range []string{"after", "after root"} {
-		if text, ok := after[name]; ok {
+	for _, name := range []string{"after", "after root", "ours", "ours root"} {
+		if text, ok := c.after[name]; ok {
 			arc.Files = append(arc.Files, txtar.File{Name: name, Data: []byte(text)})
 		}
 	}

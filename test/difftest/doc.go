@@ -9,8 +9,9 @@
 //
 //   - testdata/corpus: named cases, one for every rule of the manual pages that
 //     somebody could get wrong. Each states the exit status and the tree that the
-//     reference left (measured, "go test -update" writes them), so the corpus
-//     also runs where the reference is not there.
+//     reference left, and those of ours where an accepted difference shows
+//     (measured, "go test -update" writes them), so the corpus also runs where
+//     the reference is not there.
 //   - a seeded generator (SLASHRUN_DIFF_CASES, SLASHRUN_DIFF_SEED).
 //   - the tmpfiles.d files of more than a hundred real packages.
 //

@@ -51,10 +51,11 @@ type request struct {
 	Exe  string
 	Argv []string
 	// In the place of a case:
-	Attack *AttackRequest
-	Deep   *DeepRequest
-	Fault  *FaultRequest
-	Luck   *LuckRequest
+	Attack     *AttackRequest
+	Deep       *DeepRequest
+	Fault      *FaultRequest
+	Luck       *LuckRequest
+	CleanFault *CleanFaultRequest
 }
 
 // An AttackRequest runs the attack case of that name on a program.
@@ -265,6 +266,11 @@ func workerMain() int {
 			resp.Violations, err = deepTree(r.Deep)
 		case r.Fault != nil:
 			resp.Calls, resp.Violations, err = fault(r.Fault)
+		case r.CleanFault != nil:
+			var s *Step
+			if s, err = cleanFault(r.CleanFault); err == nil {
+				resp.Steps = []Step{*s}
+			}
 		case r.Luck != nil:
 			var s *Step
 			if s, err = luck(r.Luck); err == nil {
