@@ -319,14 +319,19 @@ func SetFlags(fd int, v uint32) error {
 }
 
 // ReadOnly says whether the node path below dirfd, "" for dirfd itself, is on a
-// read-only file system, mount or subvolume. Where the kernel cannot tell (an
-// empty path before Linux 5.8) it says no.
+// read-only file system, mount or subvolume. For an empty path before Linux 5.8,
+// which has no faccessat2(2), statfs(2) tells of file systems and mounts alone.
 func ReadOnly(dirfd int, path string) bool {
-	flags := 0
-	if path == "" {
-		flags = AT_EMPTY_PATH
+	if path != "" {
+		return unix.Faccessat(dirfd, path, unix.W_OK, 0) == unix.EROFS
 	}
-	return unix.Faccessat(dirfd, path, unix.W_OK, flags) == unix.EROFS
+	_, _, e := unix.Syscall6(unix.SYS_FACCESSAT2, uintptr(dirfd), uintptr(unsafe.Pointer(&[]byte{0}[0])),
+		unix.W_OK, unix.AT_EMPTY_PATH, 0, 0)
+	if e == unix.ENOSYS || e == unix.EPERM { // or a filter refuses it
+		st, err := StatfsOf(dirfd)
+		return err == nil && st.Flags&unix.ST_RDONLY != 0
+	}
+	return e == unix.EROFS
 }
 
 // Umask is umask(2). It is process-wide: only a command may set it.
