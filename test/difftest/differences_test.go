@@ -20,6 +20,7 @@ var differences = map[string]func(c *Case, want, got Step) bool{
 	"stray-directories":      strayDirectories,
 	"acl-users-in-root":      aclUsersInRoot,
 	"write-leaves-root":      writeLeavesRoot,
+	"removal-leaves-root":    removalLeavesRoot,
 	"copy-into-itself":       copyIntoItself,
 	"unsafe-removal":         unsafeRemoval,
 	"links-of-others":        linksOfOthers,
@@ -167,6 +168,57 @@ func writeLeavesRoot(c *Case, want, got Step) bool {
 	return true
 }
 
+// removalLeavesRoot: with --root a line that goes through an absolute link removes
+// what is outside of the root with the reference, and what is inside with ours.
+func removalLeavesRoot(c *Case, want, got Step) bool {
+	if !c.Root || !removes(c) || want.Exit != got.Exit {
+		return false
+	}
+	var targets []string
+	for _, n := range c.Nodes {
+		if n.Type == 'l' && strings.HasPrefix(n.Target, "/") && strings.Contains(configOf(c), n.Path+"/") {
+			targets = append(targets, n.Target+"/")
+		}
+	}
+	ref, own := changed(want, got)
+	removed := 0
+	for p, n := range ref {
+		if o, ok := own[p]; ok { // what something was removed from
+			n.Mtime, n.Atime, o.Mtime, o.Atime = 0, 0, 0, 0
+			if n.Type != 'd' || n.String() != o.String() {
+				return false
+			}
+			delete(own, p)
+			continue
+		}
+		inner, ok := strings.CutPrefix(p, altRoot)
+		if !ok || !belowOneOf(inner, targets) {
+			return false
+		}
+		removed++
+	}
+	for p := range own {
+		if !belowOneOf(p, targets) {
+			return false
+		}
+	}
+	return removed+len(own) > 0
+}
+
+func belowOneOf(p string, dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(p, d) })
+}
+
+// removes says whether a command of the case removes.
+func removes(c *Case) bool {
+	for _, args := range c.Cmds {
+		if slices.ContainsFunc(args, func(a string) bool { return a == "--clean" || a == "--remove" || a == "--purge" }) {
+			return true
+		}
+	}
+	return false
+}
+
 // linksOfOthers: ours refuses a link that belongs to an ordinary user and leads
 // to what belongs to somebody else, where the reference follows.
 func linksOfOthers(c *Case, want, got Step) bool {
@@ -176,10 +228,6 @@ func linksOfOthers(c *Case, want, got Step) bool {
 // unsafeRemoval: clean, remove and purge judge no owners on the way in the
 // reference.
 func unsafeRemoval(c *Case, want, got Step) bool {
-	removes := false
-	for _, args := range c.Cmds {
-		removes = removes || slices.ContainsFunc(args, func(a string) bool { return a == "--clean" || a == "--remove" || a == "--purge" })
-	}
 	ref, _ := changed(want, got)
 	for _, n := range ref {
 		// What the reference has and ours not are times of directories alone.
@@ -188,7 +236,7 @@ func unsafeRemoval(c *Case, want, got Step) bool {
 		}
 	}
 	sameExit := want.Exit == got.Exit || want.Exit == 0 && got.Exit == 73
-	return removes && sameExit && strings.Contains(got.Stderr, "unsafe path")
+	return removes(c) && sameExit && strings.Contains(got.Stderr, "unsafe path")
 }
 
 // replaceBeforeRefusal: with "=" the reference replaces a component, and then
