@@ -8,6 +8,7 @@
 //	a line of it fails in a way that is not a
 //	matter of syntax (base64, credential)        Load fails: status 1
 //	the same in a file that was found            told in Warnings
+//	EMFILE, ENFILE or ENOMEM                     Load fails: status 1 (0 there)
 //	a line is wrong                              collected in Config.Invalid: status 65
 //
 // When not to use it: to parse lines that you have, call tmpfiles.Config.Read.
@@ -210,6 +211,11 @@ func (l *loader) search() error {
 	}
 	defer list.Close()
 	l.out.Files = list
+	for _, w := range list.Warnings {
+		if err := lacking(w); err != nil {
+			return err
+		}
+	}
 	l.out.Warnings = append(l.out.Warnings, list.Warnings...)
 	if l.o.KeepSkipped {
 		l.hidden(list)
@@ -221,9 +227,25 @@ func (l *loader) search() error {
 			}
 			continue
 		}
-		if err := l.file(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := l.file(f)
+		if err := lacking(err); err != nil {
+			return err
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.out.Warnings = append(l.out.Warnings, err)
 		}
+	}
+	return nil
+}
+
+// lacking gives an error where err is a lack of resources: what is left of the
+// configuration then is not the configuration. The reference goes on without.
+func lacking(err error) error {
+	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return fmt.Errorf("the configuration cannot be read: %w; raise the limit on open files (ulimit -n)", err)
+	case errors.Is(err, syscall.ENOMEM):
+		return fmt.Errorf("the configuration cannot be read: %w", err)
 	}
 	return nil
 }
