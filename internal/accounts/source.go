@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -269,7 +268,7 @@ func (s *Source) loadGroups() error {
 func (t *table[T]) load(s *Source, path string, parse func(io.Reader) error) error {
 	t.once.Do(func() {
 		t.byName, t.byID = make(map[string]T), make(map[uint32]T)
-		var f *os.File
+		var f *inroot.File
 		if f, t.err = s.root.OpenFile(path); t.err != nil {
 			if errors.Is(t.err, fs.ErrNotExist) {
 				t.err = nil

@@ -275,7 +275,7 @@ func (w *walk) directory() (Place, error) {
 }
 
 // OpenFile opens the regular file at path, links included, for reading.
-func (r *Root) OpenFile(path string) (*os.File, error) {
+func (r *Root) OpenFile(path string) (*File, error) {
 	p, err := r.Resolve(path)
 	if err != nil {
 		return nil, err
@@ -293,7 +293,7 @@ func (r *Root) OpenFile(path string) (*os.File, error) {
 // openPlace opens the regular file at p for reading, by its name in the directory it
 // is in: to open a descriptor anew takes /proc, which may be missing. If the file
 // was replaced since, the new one is read.
-func (r *Root) openPlace(p *Place) (*os.File, error) {
+func (r *Root) openPlace(p *Place) (*File, error) {
 	shown := r.Path(p.Path)
 	dir, name := p.Path[:strings.LastIndexByte(p.Path, '/')], p.Path[strings.LastIndexByte(p.Path, '/')+1:]
 	parent, err := r.Resolve(dir)
@@ -306,7 +306,7 @@ func (r *Root) openPlace(p *Place) (*os.File, error) {
 
 // OpenRegular opens the regular file name of the directory dirfd for reading.
 // Anything else is an error that says what it is; a FIFO does not block.
-func OpenRegular(dirfd int, name, shown string) (*os.File, error) {
+func OpenRegular(dirfd int, name, shown string) (*File, error) {
 	fd, err := linux.Openat(dirfd, name, linux.O_RDONLY|linux.O_NOFOLLOW|linux.O_NONBLOCK|linux.O_NOCTTY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: shown, Err: Errno(err)}
@@ -320,12 +320,7 @@ func OpenRegular(dirfd int, name, shown string) (*os.File, error) {
 		linux.Close(fd)
 		return nil, &fs.PathError{Op: "read", Path: shown, Err: err}
 	}
-	// A file that does not block is offered to the poller, which wants none.
-	if err := linux.SetBlocking(fd); err != nil {
-		linux.Close(fd)
-		return nil, &fs.PathError{Op: "open", Path: shown, Err: Errno(err)}
-	}
-	return os.NewFile(uintptr(fd), shown), nil
+	return &File{fd: fd, name: shown}, nil
 }
 
 // WrongType says what a node is that is not a regular file.

@@ -191,12 +191,6 @@ func Getdents(fd int, buf []byte) (int, error) {
 	}
 }
 
-// SetBlocking takes O_NONBLOCK, and what else F_SETFL can, off fd: fcntl(2).
-func SetBlocking(fd int) error {
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, 0)
-	return wrap("fcntl(F_SETFL)", err)
-}
-
 // ReadSmallFile returns the content of a file of procfs, sysfs or cgroupfs. 64 KiB
 // at most are read.
 func ReadSmallFile(path string) (string, error) {
