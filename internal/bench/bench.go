@@ -28,7 +28,8 @@
 // Every round runs each side once; odd rounds run them in order, even rounds the
 // other way round, so that neither always runs on the other's warm caches. One
 // run of each side before the first round is not counted. Time is the monotonic
-// clock from before the fork to after the wait. The ratio is the peer's median
+// clock from before the fork to after the wait, by one thread that does nothing
+// else meanwhile, as in a program without a runtime of its own. The ratio is the peer's median
 // divided by ours: above 1 we are faster.
 //
 // Peak memory is VmHWM (proc_pid_status(5)), of the largest process of the
@@ -263,13 +264,6 @@ func tail(f *os.File) string {
 		return ""
 	}
 	return "\n" + string(buf)
-}
-
-// timed runs cmd and returns how long it took, in nanoseconds.
-func timed(cmd *exec.Cmd) (int64, error) {
-	start := time.Now()
-	err := cmd.Run()
-	return int64(time.Since(start)), err
 }
 
 // Main runs the benchmark called name, which is the name of its directory below
