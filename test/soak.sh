@@ -19,7 +19,7 @@ soak() {
 		rm "$log"
 	else
 		echo "FAIL  $1 $2"
-		sed 's/^/      /' "$log"
+		grep -v '^fuzz: elapsed' "$log" | sed 's/^/      /'
 	fi
 }
 
