@@ -65,6 +65,10 @@ func (s *Source) askGroup(key string) (Group, error) {
 
 // ask returns what getent prints for key in the database, or ErrUnknown.
 func (g *getent) ask(database, key string) ([]byte, error) {
+	if g.Never != nil {
+		g.Never()
+		return nil, ErrUnknown
+	}
 	// A key with a dash in front would be an option.
 	if len(g.Paths) == 0 || strings.HasPrefix(key, "-") {
 		return nil, ErrUnknown

@@ -41,6 +41,10 @@ type table[T any] struct {
 
 // Getent says how System asks the name service.
 type Getent struct {
+	// Never, unless nil, is called where getent would be: it is not started, and
+	// the name counts as unknown.
+	Never func()
+
 	// Paths are tried in order; the first that is there is run. Without any, only
 	// the files are asked.
 	Paths []string

@@ -368,3 +368,22 @@ func TestInRootAgreesWithTheReference(t *testing.T) {
 		}
 	}
 }
+func TestGetentIsNeverStarted(t *testing.T) {
+	root, err := inroot.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	asked := 0
+	// The paths would end the test: whoever starts one of them gets no answer.
+	s := System(root, Getent{Paths: []string{"/proc/self/exe"}, Timeout: time.Minute, Never: func() { asked++ }})
+	if _, _, _, _, err := s.User("somebody"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("user: %v", err)
+	}
+	if _, err := s.Group("some"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("group: %v", err)
+	}
+	if _, _, _, _, err := s.User("root"); err != nil || asked != 2 {
+		t.Errorf("root: %v; asked %d times", err, asked)
+	}
+}

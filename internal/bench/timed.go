@@ -18,6 +18,9 @@ func timed(cmd *exec.Cmd) (int64, error) {
 	if cmd.Err != nil {
 		return 0, cmd.Err
 	}
+	if len(cmd.ExtraFiles) > 0 {
+		return 0, fmt.Errorf("%s: more files than three", cmd.Path)
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
@@ -33,7 +36,7 @@ func timed(cmd *exec.Cmd) (int64, error) {
 			return 0, fmt.Errorf("%s: stream %d is no file", cmd.Path, i)
 		}
 	}
-	attr := &syscall.ProcAttr{Dir: cmd.Dir, Env: cmd.Environ(), Files: files}
+	attr := &syscall.ProcAttr{Dir: cmd.Dir, Env: cmd.Environ(), Files: files, Sys: cmd.SysProcAttr}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	runtime.GC()

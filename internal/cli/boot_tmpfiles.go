@@ -54,19 +54,24 @@ func (b *bootRun) readAhead() {
 	if dir, _ := o.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
 		return // it is in /run, as a rule
 	}
+	// A process of ours would be taken for one that uses /run, and what a name
+	// service answers may depend on it.
+	asked := false
+	o.Asked = func() { asked = true }
 	var loaded *tmpconf.Loaded
-	var before []dirID
+	var before []nodeID
 	var done sync.WaitGroup
 	done.Go(func() {
-		before = dirIDs(&o)
-		if l, err := tmpconf.Load(o); err == nil && before != nil && !linksInside(l) {
+		before = sources(&o)
+		if l, err := tmpconf.Load(o); err == nil && before != nil && !asked && !linksInside(l) &&
+			!l.Config.CopiesFrom("/run") && !l.Config.CopiesFrom("/var/run") {
 			l.Config.Compile()
 			loaded = l
 		}
 	})
 	b.config = func() *tmpconf.Loaded {
 		done.Wait()
-		if loaded == nil || !slices.Equal(before, dirIDs(&o)) {
+		if loaded == nil || !slices.Equal(before, sources(&o)) {
 			return nil
 		}
 		return loaded
@@ -79,23 +84,24 @@ func linksInside(l *tmpconf.Loaded) bool {
 	return len(l.Files.Masks) > 0 || slices.ContainsFunc(l.Files.Files, func(f *conffiles.File) bool { return f.Target != "" })
 }
 
-// dirID is a directory, zero where there is none.
-type dirID struct{ dev, ino uint64 }
+// nodeID is a file or directory, zero where there is none.
+type nodeID struct{ dev, ino uint64 }
 
-// dirIDs are the directories of the configuration; nil if they cannot be told.
-func dirIDs(o *tmpconf.Options) []dirID {
+// sources are the directories of the configuration, and what else may be a link
+// to /run of all that is read; nil if they cannot be told.
+func sources(o *tmpconf.Options) []nodeID {
 	root, err := inroot.Open(o.Root)
 	if err != nil {
 		return nil
 	}
 	defer root.Close()
-	var ids []dirID
-	for _, dir := range o.Dirs() {
-		at, err := root.Resolve(dir)
+	var ids []nodeID
+	for _, path := range append(o.Dirs(), "/etc/passwd", "/etc/group", "/etc/machine-id") {
+		at, err := root.Resolve(path)
 		if err != nil {
 			return nil
 		}
-		ids = append(ids, dirID{uint64(at.Stat.Dev), at.Stat.Ino})
+		ids = append(ids, nodeID{uint64(at.Stat.Dev), at.Stat.Ino})
 		at.Close()
 	}
 	return ids

@@ -207,6 +207,9 @@ type existError struct{ name string }
 func (e *existError) Error() string   { return e.name + ": file exists" }
 func (e *existError) Is(t error) bool { return t == syscall.EEXIST }
 
+// Direct says that a node with these attributes is made in its place at once.
+func (a Attr) Direct() bool { return a.ours() }
+
 // Mkdir makes a directory that appears with this owner and mode. Where the
 // kernel would make it so by itself, it is one mkdirat(2) and one statx(2).
 // EEXIST says that the name is taken. The process's umask must be 0.

@@ -212,19 +212,17 @@ func (r *run) early(ctx context.Context) error {
 			return nil
 		}
 	}
-	if err := r.wanted(); err != nil {
-		return err
-	}
 	var err error
 	for range tries {
-		if err = r.earlyOnce(ctx, r.res.Wanted); !errors.Is(err, runfs.ErrChanged) {
+		if err = r.earlyOnce(ctx, nil); !errors.Is(err, runfs.ErrChanged) {
 			break
 		}
 	}
 	return err
 }
 
-func (r *run) earlyOnce(ctx context.Context, w runfs.Wanted) error {
+// earlyOnce makes the mount as w wants it, nil for what the options say.
+func (r *run) earlyOnce(ctx context.Context, w *runfs.Wanted) error {
 	s, err := runfs.Inspect(ctx, r.proc, r.target)
 	if err != nil {
 		return err
@@ -232,7 +230,13 @@ func (r *run) earlyOnce(ctx context.Context, w runfs.Wanted) error {
 	if r.res.State == nil {
 		r.res.State = s
 	}
-	plan, err := runfs.MakePlan(s, w)
+	if w == nil { // after the look at the mounts, of which it makes use
+		if err := r.wanted(); err != nil {
+			return err
+		}
+		w = &r.res.Wanted
+	}
+	plan, err := runfs.MakePlan(s, *w)
 	if err != nil {
 		return err
 	}
@@ -245,8 +249,9 @@ func (r *run) earlyOnce(ctx context.Context, w runfs.Wanted) error {
 		// CAP_SYS_ADMIN, but not over this mount namespace, or a security module.
 		r.noted(runfs.Note{Path: r.target.Path, Kept: true, Text: fmt.Sprintf(
 			"it stays a plain directory: %v; allow mounting, or ask for --in-place", err)})
-		w.InPlace = true
-		return r.earlyOnce(ctx, w)
+		inPlace := *w
+		inPlace.InPlace = true
+		return r.earlyOnce(ctx, &inPlace)
 	}
 	return err
 }

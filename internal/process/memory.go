@@ -42,7 +42,7 @@ func (p *Proc) Memory() (Memory, error) {
 	if err != nil {
 		return m, err
 	}
-	table, err := p.MountInfo()
+	table, err := p.MountInfo(false)
 	if err != nil {
 		return m, err
 	}

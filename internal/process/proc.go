@@ -80,30 +80,39 @@ func (p *Proc) Close() {
 	}
 }
 
-// MountInfo is the text of /proc/self/mountinfo. It is kept, and read again only
-// after a change, which poll(2) tells since Linux 2.6.15 (proc_pid_mountinfo(5)):
-// making the text takes the kernel longer than most other things that are asked
-// of it. Callers do not change it.
-func (p *Proc) MountInfo() ([]byte, error) {
+// MountInfo is the text of /proc/self/mountinfo. Unless it is to be fresh, it may
+// be one that was read before, if no mount came or went since, which poll(2) tells
+// (proc_pid_mountinfo(5)); of a changed propagation or changed options it tells
+// nothing. Callers do not change the text.
+func (p *Proc) MountInfo(fresh bool) ([]byte, error) {
 	p.tableMu.Lock()
 	defer p.tableMu.Unlock()
-	if p.tableFd < 0 {
-		fd, err := p.open("self/mountinfo")
-		if err != nil {
-			return nil, err
-		}
-		p.tableFd = fd
-	} else if p.table != nil {
+	if p.tableFd >= 0 && !fresh {
 		if changed, err := linux.PollPriority(p.tableFd); err == nil && !changed {
 			return p.table, nil
 		}
-		if err := linux.SeekStart(p.tableFd); err != nil {
-			return nil, err
-		}
 	}
-	var err error
-	p.table, err = readAll(p.tableFd, "/proc/self/mountinfo")
+	err := p.readTable()
+	if err != nil && p.tableFd >= 0 {
+		linux.Close(p.tableFd)
+		p.tableFd, p.table = -1, nil
+	}
 	return p.table, err
+}
+
+// readTable reads the table from its beginning.
+func (p *Proc) readTable() (err error) {
+	if p.tableFd < 0 {
+		p.tableFd, err = p.open("self/mountinfo")
+	} else {
+		linux.PollPriority(p.tableFd) // takes note of the changes so far
+		err = linux.SeekStart(p.tableFd)
+	}
+	if err != nil {
+		return err
+	}
+	p.table, err = readAll(p.tableFd, "/proc/self/mountinfo")
+	return err
 }
 
 // Self is our process id as this procfs shows it, which differs from getpid(2)

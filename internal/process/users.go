@@ -130,7 +130,7 @@ func (p *Proc) hidden() string {
 			return ""
 		}
 	}
-	b, err := p.MountInfo()
+	b, err := p.MountInfo(false)
 	if err != nil {
 		return "cannot read the mount table: " + err.Error()
 	}

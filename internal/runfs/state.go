@@ -232,7 +232,7 @@ func lookUp(p *process.Proc, fd int) (mountAt, error) {
 	if err != nil || m.id == 0 {
 		return m, errors.New("/proc/self/fdinfo does not tell the mount")
 	}
-	text, err := p.MountInfo()
+	text, err := p.MountInfo(true)
 	if err != nil {
 		return m, err
 	}

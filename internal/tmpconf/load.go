@@ -43,6 +43,9 @@ type Options struct {
 	Replace  string   // path that Args stand for; empty for none
 	Args     []string // files, or with Inline lines; without Replace nothing else is read
 	Inline   bool
+	// Asked, unless nil, is called where getent(1) would have been asked for a user
+	// or group, which is not done: no process is started, and the name is unknown.
+	Asked func()
 	// KeepSkipped keeps the lines that do not count, for an explanation.
 	KeepSkipped bool
 
@@ -127,7 +130,9 @@ func (l *loader) environment() {
 		}
 		return os.NewFile(uintptr(fd), path), nil
 	}
-	users := accounts.System(l.root, accounts.DefaultGetent())
+	getent := accounts.DefaultGetent()
+	getent.Never = l.o.Asked
+	users := accounts.System(l.root, getent)
 	if l.o.Root != "" {
 		users = accounts.InRoot(l.root)
 	}

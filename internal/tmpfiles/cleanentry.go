@@ -103,8 +103,8 @@ func (w *sweeper) keep(d *sweepDir, name []byte, why string) {
 // stat looks at an entry. What cannot be looked at stays. As in the reference
 // that is told, and does not change the exit status; EACCES, which is how FUSE
 // keeps even root out, is told in verbose mode only.
-func (w *sweeper) stat(d *sweepDir, name []byte) bool {
-	err := w.c.statx(w.mem, d.fd, name, w.mask, &w.sx)
+func (w *sweeper) stat(mem linux.InMemory, d *sweepDir, name []byte) bool {
+	err := w.c.statx(mem, d.fd, name, w.mask, &w.sx)
 	switch {
 	case err == nil:
 		if w.dry {
@@ -133,7 +133,7 @@ func (w *sweeper) mounted(sx *linux.StatxT) bool {
 // file judges an entry that is no directory, as far as its record tells. It
 // returns true if it is one.
 func (w *sweeper) file(d *sweepDir, name []byte) (isDir bool) {
-	if !w.stat(d, name) {
+	if !w.stat(w.mem, d, name) {
 		return false
 	}
 	sx := &w.sx
@@ -276,7 +276,8 @@ func (w *sweeper) gone(d *sweepDir, name []byte, act Action) {
 // enter opens a directory that is to be cleaned, with its lock; nil if it is
 // left alone.
 func (w *sweeper) enter(d *sweepDir, name []byte) *sweepDir {
-	if !w.stat(d, name) {
+	// Another file system may be mounted there, and its server may be gone.
+	if !w.stat(false, d, name) {
 		return nil
 	}
 	if w.sx.Mode&syscall.S_IFMT != syscall.S_IFDIR {

@@ -146,6 +146,20 @@ func (c *Config) add(it *Item, text string) {
 	}
 }
 
+// CopiesFrom says whether a line copies something from below dir.
+func (c *Config) CopiesFrom(dir string) bool {
+	for _, t := range []*table{&c.plain, &c.globs} {
+		for _, g := range t.order {
+			for _, it := range g.items {
+				if it.Type == 'C' && strings.HasPrefix(it.Argument, dir+"/") {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // Compile does what Apply would do first: it is for a caller that has the time
 // before. No line can be read after it.
 func (c *Config) Compile() {

@@ -129,9 +129,9 @@ func (r *run) createDir(it *Item) error {
 	if err != nil {
 		return err
 	}
-	if at.fresh {
-		// A failure may be one that matters only if nothing is there: below.
-		if made, err := r.makeDir(it, at, name); made {
+	if at.fresh && it.Type.in("dD") && it.newAttr().Direct() {
+		// Of all failures mkdir(2) tells EEXIST first.
+		if made, err := r.makeDir(it, at, name); made || err != nil {
 			return err
 		}
 	}
