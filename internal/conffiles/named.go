@@ -9,7 +9,6 @@ import (
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/inroot"
-	"github.com/slashrun/slashrun/internal/linux"
 )
 
 // Named returns the file that an argument of the command line means:
@@ -84,13 +83,10 @@ func namedPath(arg string) (*File, error) {
 		}
 		path = strings.TrimSuffix(cwd, "/") + "/" + arg
 	}
-	// Not os.Open, which takes three more descriptors for the poller, and ends the
-	// program where there are none.
-	fd, err := linux.Openat(linux.AT_FDCWD, path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	f, err := inroot.OpenHost(path)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: inroot.Errno(err)}
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
 	if st, err := f.Stat(); err == nil && st.IsDir() {
 		f.Close()
 		return nil, &fs.PathError{Op: "read", Path: path, Err: syscall.EISDIR}

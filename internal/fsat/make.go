@@ -50,9 +50,9 @@ var ownIDs = sync.OnceValues(func() (uint32, uint32) {
 	return linux.Geteuid(), linux.Getegid()
 })
 
-// ours says that the kernel will most likely give a new node these owners by
+// Direct says that the kernel will most likely give a new node these owners by
 // itself, so that it need not be made under another name first.
-func (a *Attr) ours() bool {
+func (a Attr) Direct() bool {
 	uid, gid := ownIDs()
 	return (a.UID == KeepID || a.UID == uid) && (a.GID == KeepID || a.GID == gid)
 }
@@ -94,7 +94,7 @@ func (n *Node) finish(a Attr) error {
 // is complete or absent. EEXIST says that the name is taken, by whatever type.
 // The process's umask must be 0.
 func (d *Dir) WriteFile(name string, content []byte, a Attr) error {
-	if len(content) == 0 && a.ours() && a.Mode&^0777 == 0 {
+	if len(content) == 0 && a.Direct() && a.Mode&^0777 == 0 {
 		return d.createEmpty(name, a)
 	}
 	return d.makeFile(name, a, func(n *Node) error { return linux.WriteAll(n.fd, content) })
@@ -207,9 +207,6 @@ type existError struct{ name string }
 func (e *existError) Error() string   { return e.name + ": file exists" }
 func (e *existError) Is(t error) bool { return t == syscall.EEXIST }
 
-// Direct says that a node with these attributes is made in its place at once.
-func (a Attr) Direct() bool { return a.ours() }
-
 // Mkdir makes a directory that appears with this owner and mode. Where the
 // kernel would make it so by itself, it is one mkdirat(2) and one statx(2).
 // EEXIST says that the name is taken. The process's umask must be 0.
@@ -252,7 +249,7 @@ func (d *Dir) MakeSubvolume(name string, a Attr, before func(fd int) error) erro
 }
 
 func (d *Dir) mkdir(name string, a Attr, mk func(name string, mode uint32) error) error {
-	if !a.ours() {
+	if !a.Direct() {
 		tmp := tempName()
 		if err := mk(tmp, a.createMode()); err != nil {
 			return err
@@ -331,7 +328,7 @@ func (d *Dir) makeSpecial(name string, s Special, mode uint32) error {
 // mode (a link has none). EEXIST says that the name is taken. The process's
 // umask must be 0.
 func (d *Dir) MakeSpecial(name string, s Special, a Attr) error {
-	if a.ours() && s.Type == syscall.S_IFLNK {
+	if a.Direct() && s.Type == syscall.S_IFLNK {
 		return d.makeSpecial(name, s, 0)
 	}
 	tmp := tempName()

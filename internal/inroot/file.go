@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 
 	"github.com/slashrun/slashrun/internal/linux"
 )
@@ -15,6 +16,17 @@ type File struct {
 	fd   int // -1 once it is closed
 	name string
 	end  bool
+}
+
+// OpenHost opens a path of the machine as it is, for reading: a FIFO or /dev/fd/63
+// is what was asked for. It is not os.Open, which takes descriptors for the poller
+// even where there is nothing to poll, and ends the program where there are none.
+func OpenHost(path string) (*os.File, error) {
+	fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDONLY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: Errno(err)}
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 var errClosed = errors.New("file already closed")

@@ -123,12 +123,11 @@ func (l *loader) environment() {
 		return f, nil
 	}
 	system := func(path string) (io.ReadCloser, error) {
-		// Not os.Open, which asks the poller for what is no file to poll.
-		fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDONLY|linux.O_NOCTTY, 0)
+		f, err := inroot.OpenHost(path)
 		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: path, Err: inroot.Errno(err)}
+			return nil, err
 		}
-		return os.NewFile(uintptr(fd), path), nil
+		return f, nil
 	}
 	getent := accounts.DefaultGetent()
 	getent.Never = l.o.Asked

@@ -44,6 +44,16 @@ func (r *recorder) Changes() bool                { return true }
 // apply runs lines on a directory as the root.
 func apply(t testing.TB, root string, ops Op, dryRun bool, lines ...string) (*recorder, Result) {
 	t.Helper()
+	rec, res, err := applyOpt(t, context.Background(), root, Options{Ops: ops, DryRun: dryRun}, lines...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec, res
+}
+
+// applyOpt is apply with options of its own.
+func applyOpt(t testing.TB, ctx context.Context, root string, opt Options, lines ...string) (*recorder, Result, error) {
+	t.Helper()
 	defer linux.Umask(linux.Umask(0))
 	env := testEnv()
 	env.SourceExists = func(p string) bool { _, err := os.Lstat(root + p); return err == nil }
@@ -60,11 +70,12 @@ func apply(t testing.TB, root string, ops Op, dryRun bool, lines ...string) (*re
 	}
 	defer d.Close()
 	rec := &recorder{}
-	res, err := c.Apply(context.Background(), Options{Root: d, Ops: ops, DryRun: dryRun, Report: rec, HardlinksProtected: true})
-	if err != nil {
-		t.Fatal(err)
+	opt.Root, opt.HardlinksProtected = d, true
+	if opt.Report == nil {
+		opt.Report = rec
 	}
-	return rec, res
+	res, err := c.Apply(ctx, opt)
+	return rec, res, err
 }
 
 // tree tells what is below root, a line a node.

@@ -21,33 +21,6 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 )
 
-// applyOpt is apply with options of its own.
-func applyOpt(t testing.TB, ctx context.Context, root string, opt Options, lines ...string) (*recorder, Result, error) {
-	t.Helper()
-	defer linux.Umask(linux.Umask(0))
-	env := testEnv()
-	env.SourceExists = func(string) bool { return true }
-	c := NewConfig()
-	if err := c.Read("t.conf", strings.NewReader(strings.Join(lines, "\n")), env); err != nil {
-		t.Fatal(err)
-	}
-	if len(c.Invalid) > 0 {
-		t.Fatalf("test lines are invalid: %v", c.Invalid)
-	}
-	d, err := fsat.OpenDir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	rec := &recorder{}
-	opt.Root, opt.HardlinksProtected = d, true
-	if opt.Report == nil {
-		opt.Report = rec
-	}
-	res, err := c.Apply(ctx, opt)
-	return rec, res, err
-}
-
 var longAgo = time.Date(2020, 1, 1, 0, 0, 0, 123456789, time.UTC)
 
 // grow makes a tree: "a/" is a directory, "a" a file, "a|" a FIFO, "a->b" a
