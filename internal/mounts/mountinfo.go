@@ -1,7 +1,6 @@
 package mounts
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"strconv"
@@ -36,11 +35,7 @@ func (m *Mount) Option(name string) (value string, ok bool) {
 // Shared reports whether what is mounted below m also shows up elsewhere.
 func (m *Mount) Shared() bool { return strings.Contains(m.Optional, "shared:") }
 
-// maxLine bounds a line: three paths of PATH_MAX, each byte escaped to four,
-// and options of one page each, are far below it.
-const maxLine = 256 << 10
-
-// ParseText is Parse of a text that is there as a whole.
+// ParseText parses a mountinfo table. An error names the line by its number.
 func ParseText(text []byte) ([]Mount, error) {
 	all := string(text) // of which the fields of all lines are parts
 	list := make([]Mount, 0, strings.Count(all, "\n"))
@@ -56,22 +51,13 @@ func ParseText(text []byte) ([]Mount, error) {
 	return list, nil
 }
 
-// Parse reads a mountinfo table. An error names the line by its number.
+// Parse is [ParseText] of all that r gives.
 func Parse(r io.Reader) ([]Mount, error) {
-	var list []Mount
-	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 4096), maxLine)
-	for n := 1; s.Scan(); n++ {
-		m, err := parseLine(s.Text())
-		if err != nil {
-			return nil, fmt.Errorf("mountinfo line %d: %w", n, err)
-		}
-		list = append(list, m)
-	}
-	if err := s.Err(); err != nil {
+	text, err := io.ReadAll(r)
+	if err != nil {
 		return nil, fmt.Errorf("mountinfo: %w", err)
 	}
-	return list, nil
+	return ParseText(text)
 }
 
 func parseLine(line string) (Mount, error) {
