@@ -4,11 +4,13 @@
 # the machine's own apt changes and no root is needed. Signatures are checked
 # with Debian's keyring.
 #
-#   private_apt DIR SUITE   makes DIR/apt.conf, reads the package lists of SUITE and
-#                           sets $APT_CONFIG, after which apt-get and apt-cache know
-#                           of that suite alone, and run none of the machine's hooks. Returns 1 after a message.
+#   private_apt DIR SUITE...   makes DIR/apt.conf, reads the package lists of the suites
+#                              and sets $APT_CONFIG, after which apt-get and apt-cache know
+#                              of them alone, and run none of the machine's hooks. Returns
+#                              1 after a message.
 #
-# The mirror is $SLASHRUN_MIRROR, else the one that this machine uses.
+# The mirror is $SLASHRUN_MIRROR, else the one that this machine uses. $apt_arch is the
+# architecture, amd64 unless set.
 
 apt_mirror() {
 	local found=${SLASHRUN_MIRROR:-}
@@ -28,7 +30,7 @@ apt_keyring() {
 }
 
 private_apt() {
-	local dir suite=$2 keyring mirror tool
+	local dir keyring mirror tool
 	for tool in apt-get apt-cache dpkg-deb; do
 		command -v $tool >/dev/null || { echo "${0##*/}: $tool is needed; this works on Debian" >&2 && return 1; }
 	done
@@ -36,7 +38,8 @@ private_apt() {
 	mirror=$(apt_mirror) || return 1
 	mkdir -p "$1"/{lists/partial,cache/archives/partial,none} || return 1
 	dir=$(cd "$1" && pwd) || return 1
-	echo "deb [signed-by=$keyring] $mirror $suite main" >"$dir/sources.list"
+	shift
+	printf "deb [signed-by=$keyring] $mirror %s main\n" "$@" >"$dir/sources.list"
 	: >"$dir/status"
 	cat >"$dir/apt.conf" <<-CONF
 		Dir::State::lists "$dir/lists";
@@ -52,7 +55,7 @@ private_apt() {
 		Acquire::Retries "3";
 		Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 		Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-		APT::Architecture "amd64";
+		APT::Architecture "${apt_arch:-amd64}";
 	CONF
 	# apt downloads as the user _apt, who may not reach the directory.
 	[ "$(id -u)" != 0 ] || echo 'APT::Sandbox::User "root";' >>"$dir/apt.conf"
@@ -60,7 +63,7 @@ private_apt() {
 	# A frozen mirror keeps Release files past their Valid-Until.
 	if ! apt-get -q -oAcquire::Check-Valid-Until=false update >"$dir/update.log" 2>&1; then
 		cat "$dir/update.log" >&2
-		echo "${0##*/}: cannot read the package lists of $suite" >&2
+		echo "${0##*/}: cannot read the package lists of $*" >&2
 		return 1
 	fi
 }

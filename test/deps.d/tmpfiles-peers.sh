@@ -7,62 +7,30 @@
 #   $SLASHRUN_DEPS/tmpfiles.d/PACKAGE/*.conf                  the tmpfiles.d files of the real
 #       packages in test/tmpfiles-packages.txt, at least 100 of them
 #
-# apt is used with its own configuration, lists and cache below $SLASHRUN_DEPS/apt, so nothing
-# of the machine's own apt changes; archive signatures are checked with Debian's keyring. The
-# mirror is the one that this machine's apt uses, or $SLASHRUN_MIRROR. Nothing is installed, and
-# of the packages nothing is kept but those files. A second run finds everything and is quick.
+# apt is a private one below $SLASHRUN_DEPS/apt (test/apt.sh). Nothing is installed, and of the
+# packages nothing is kept but those files. A second run finds everything and is quick.
 # Needs no root. Debian only: elsewhere it says so and fails.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
+. "$top/test/apt.sh"
 deps=${SLASHRUN_DEPS:-$top/.build/deps}
 list=$top/test/tmpfiles-packages.txt
 want=100
 say() { echo "tmpfiles-peers: $*" >&2; }
 
-sum=$(cat "$0" "$list" | sha256sum | cut -d' ' -f1)
+sum=$(cat "$0" "$top/test/apt.sh" "$list" | sha256sum | cut -d' ' -f1)
 have=$({ find "$deps/tmpfiles.d" -mindepth 1 -maxdepth 1 -type d 2>/dev/null || true; } | wc -l)
 if [ "$(cat "$deps/tmpfiles-peers.done" 2>/dev/null)" = "$sum" ] && [ "$have" -ge "$want" ] &&
    [ -x "$deps/systemd-tmpfiles/usr/bin/systemd-tmpfiles" ]; then
   exit 0
 fi
-command -v apt-get dpkg-deb >/dev/null || { say "apt-get and dpkg-deb are needed (Debian)"; exit 1; }
 
 # -- a private apt
-keyring=
-for k in debian-archive-keyring.gpg debian-archive-keyring.pgp; do
-  [ -r /usr/share/keyrings/$k ] && keyring=/usr/share/keyrings/$k
-done
-[ -n "$keyring" ] || { say "no Debian keyring in /usr/share/keyrings: install debian-archive-keyring"; exit 1; }
-mirror=${SLASHRUN_MIRROR:-}
-if [ -z "$mirror" ]; then
-  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    grep -v '^[[:space:]]*#' | grep -oE '[a-z+]+://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' ' || true)
-fi
-[ -n "$mirror" ] || { say "no Debian mirror in this machine's apt sources; set SLASHRUN_MIRROR"; exit 1; }
-mkdir -p "$deps/apt"/{lists/partial,cache/archives/partial,debs}
+mkdir -p "$deps/apt/debs"
 deps=$(cd "$deps" && pwd)
 apt=$deps/apt
-for suite in sid forky; do
-  echo "deb [signed-by=$keyring] $mirror $suite main"
-done > "$apt/sources.list"
-cat > "$apt/apt.conf" <<CONF
-Dir::State::lists "$apt/lists";
-Dir::State::status "$apt/status";
-Dir::Cache "$apt/cache";
-Dir::Etc::sourcelist "$apt/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-Acquire::Languages "none";
-Acquire::Retries "3";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-CONF
-: > "$apt/status"
-if [ "$(id -u)" = 0 ]; then echo 'APT::Sandbox::User "root";' >> "$apt/apt.conf"; fi
-export APT_CONFIG=$apt/apt.conf LC_ALL=C.UTF-8
-# The archives of the moving suites are often older than their Valid-Until on a frozen mirror.
 say "reading the package lists of sid and forky"
-apt-get -oAcquire::Check-Valid-Until=false -q update >"$apt/update.log" 2>&1 || { cat "$apt/update.log" >&2; say "apt-get update failed"; exit 1; }
+apt_arch=$(dpkg --print-architecture) private_apt "$apt" sid forky
 
 # -- the reference
 versions=$(apt-cache madison systemd-standalone-tmpfiles | awk -F'|' '$3 !~ /Sources/ {gsub(/ /, "", $2); print $2}')
