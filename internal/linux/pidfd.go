@@ -45,3 +45,7 @@ func PollPriority(fd int) (bool, error) {
 	})
 	return fds[0].Revents&(unix.POLLPRI|unix.POLLERR) != 0, wrap("poll", err)
 }
+
+// KillZero asks whether a process or thread has the number pid, without a
+// signal: kill(2) with signal 0. nil and EPERM say yes, ESRCH no.
+func KillZero(pid int) error { return wrap("kill", unix.Kill(pid, 0)) }

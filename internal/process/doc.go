@@ -11,6 +11,15 @@
 // BOOTTIME stands beside them, because every comparison of a file's time with a
 // process's start is void once somebody has set the clock.
 //
+// # One process
+//
+// A number is no process: it is given again, /proc has directories for threads,
+// a zombie is there and dead, and a zombie whose other threads live is not.
+// [Proc.Ident] tells these apart and holds the process by a pidfd where it can.
+// [Record] is what a PID file says; one of our own names the process so that no
+// other can be meant. Judging a record (is that process alive, is the file
+// stale?) needs to know whose numbers they are, and is not done here.
+//
 // # Who uses a directory
 //
 // [Proc.Users] looks at every process: working directory, root, executable,
@@ -27,6 +36,6 @@
 //
 // # When not to use it
 //
-// To signal a process: an id read here may be another process by then. Use a
-// pidfd.
+// To signal a process by an id from [Proc.Users]: it may be another process by
+// then. Use [Ident.Signal].
 package process

@@ -21,6 +21,9 @@ type Proc struct {
 	tableMu sync.Mutex
 	table   []byte // of mountinfo
 	tableFd int    // -1 if it was not read yet
+
+	oursOnce sync.Once
+	oursErr  error
 }
 
 // Open opens the procfs on /proc. Where none is mounted, as at the very start of

@@ -1,0 +1,303 @@
+package process
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
+)
+
+func init() { runtime.LockOSThread() } // main stays on the first thread, see leaderless
+
+func TestMain(m *testing.M) {
+	switch os.Getenv("SLASHRUN_TEST_ROLE") {
+	case "leaderless":
+		leaderless()
+	case "inner namespace":
+		innerNamespace()
+	case "hidden":
+		hidden()
+	}
+	seccomptest.Setup()
+	nstest.Main(m)
+}
+
+// leaderless ends the first thread of the process and leaves the others.
+func leaderless() {
+	go func() {
+		bufio.NewReader(os.Stdin).ReadString('\n')
+		os.Exit(0)
+	}()
+	fmt.Println("ready")
+	syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// everyWay runs a test with every system call there, and under each filter.
+func everyWay(t *testing.T, f func(t *testing.T)) {
+	for _, p := range seccomptest.All {
+		t.Run(p.String(), func(t *testing.T) { seccomptest.Run(t, p, f) })
+	}
+}
+
+// child starts a program that says a line when it is ready and ends with its
+// standard input, and returns a function that ends it without waiting for it.
+func child(t *testing.T, env string, argv ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("the child said %q, %v", line, err)
+	}
+	return cmd
+}
+
+func TestIdentOfOurselves(t *testing.T) {
+	everyWay(t, func(t *testing.T) {
+		p := open(t)
+		id, err := p.Ident(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer id.Close()
+		st, err := p.stat(os.Getpid())
+		if err != nil || id.Start != st.Start || id.Comm != st.Comm || id.Dead || id.PIDNS == 0 {
+			t.Errorf("%+v, want %+v, %v", id, st, err)
+		}
+		r, err := p.Record(os.Getpid())
+		if err != nil || !r.Own() || r.PIDNS != id.PIDNS || r.Start != id.Start || r.Handle != id.Handle {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if back, err := ParseRecord([]byte(r.Text())); err != nil || back != r {
+			t.Errorf("%q was read back as %+v, %v", r.Text(), back, err)
+		}
+	})
+}
+
+// The number of a thread has a directory in /proc, and is no process.
+func TestIdentRefusesAThread(t *testing.T) {
+	everyWay(t, func(t *testing.T) {
+		p := open(t)
+		tid := make(chan int)
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			runtime.LockOSThread()
+			tid <- syscall.Gettid()
+			<-stop
+		}()
+		n := <-tid
+		if _, err := p.stat(n); err != nil {
+			t.Fatalf("the thread has no /proc/%d: %v", n, err)
+		}
+		if id, err := p.Ident(n); !errors.Is(err, ErrNoProcess) {
+			t.Errorf("thread %d of %d was taken: %+v, %v", n, os.Getpid(), id, err)
+		}
+	})
+}
+
+func TestIdentOfAZombie(t *testing.T) {
+	everyWay(t, func(t *testing.T) {
+		p := open(t)
+		cmd := child(t, "X=", "sh", "-c", "echo ready; read x")
+		pid := cmd.Process.Pid
+		held, err := p.Ident(pid)
+		if err != nil || held.Dead || held.Comm != "sh" {
+			t.Fatalf("%+v, %v", held, err)
+		}
+		defer held.Close()
+		cmd.Process.Kill()
+		// Waits for the end, and leaves the zombie: WNOWAIT.
+		if err := waitNoReap(pid); err != nil {
+			t.Fatal(err)
+		}
+		id, err := p.Ident(pid)
+		if err != nil || !id.Dead {
+			t.Fatalf("a zombie: %+v, %v", id, err)
+		}
+		id.Close()
+		if held.Held() {
+			if ended, err := held.Ended(); !ended {
+				t.Errorf("the held process has not ended, %v", err)
+			}
+			if err := held.Signal(syscall.SIGTERM); !errors.Is(err, ErrNoProcess) {
+				t.Errorf("a zombie took a signal: %v", err)
+			}
+		} else if err := held.Signal(0); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("a signal without a pidfd: %v", err)
+		}
+		cmd.Wait()
+		if id, err := p.Ident(pid); !errors.Is(err, ErrNoProcess) {
+			t.Errorf("after the wait: %+v, %v", id, err)
+		}
+		if held.Handle == 0 {
+			return
+		}
+		if id, err := p.IdentByHandle(held.Handle); !errors.Is(err, ErrNoProcess) && !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("by handle after the wait: %+v, %v", id, err)
+		}
+	})
+}
+
+// waitNoReap is waitid(P_PID, pid, NULL, WEXITED|WNOWAIT).
+func waitNoReap(pid int) error {
+	_, _, e := syscall.Syscall6(syscall.SYS_WAITID, 1, uintptr(pid), 0, 0x4|0x01000000, 0, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// A process whose first thread has ended looks like a zombie and is alive.
+func TestIdentOfAProcessWithoutItsFirstThread(t *testing.T) {
+	everyWay(t, func(t *testing.T) {
+		p := open(t)
+		cmd := child(t, "SLASHRUN_TEST_ROLE=leaderless", "/proc/self/exe")
+		var st Stat
+		for st.State != 'Z' { // the thread is on its way out
+			var err error
+			if st, err = p.stat(cmd.Process.Pid); err != nil {
+				t.Fatal(err)
+			}
+			runtime.Gosched()
+		}
+		if st.Dead() {
+			t.Errorf("stat: %+v", st)
+		}
+		id, err := p.Ident(cmd.Process.Pid)
+		if err != nil || id.Dead {
+			t.Fatalf("%+v, %v", id, err)
+		}
+		defer id.Close()
+		if err := id.Signal(0); err != nil && id.Held() {
+			t.Error(err)
+		}
+	})
+}
+
+func TestIdentByHandle(t *testing.T) {
+	p := open(t)
+	cmd := child(t, "X=", "sh", "-c", "echo ready; read x")
+	id, err := p.Ident(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer id.Close()
+	if id.Handle == 0 {
+		t.Skip("needs a kernel with pidfs (Linux 6.9)")
+	}
+	again, err := p.IdentByHandle(id.Handle)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("needs a kernel that opens processes by handle (Linux 6.14)")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if h, err := linux.PidfdHandle(again.Pidfd()); err != nil || h != id.Handle {
+		t.Errorf("name_to_handle_at gives %d, %v; the inode number is %d", h, err, id.Handle)
+	}
+	if again.PID != id.PID || again.Start != id.Start {
+		t.Errorf("%+v by handle, %+v by number", again, id)
+	}
+	if _, err := p.IdentByHandle(1<<63 + 7); !errors.Is(err, ErrNoProcess) {
+		t.Errorf("a handle of nobody: %v", err)
+	}
+}
+
+func TestIdentOfNobody(t *testing.T) {
+	p := open(t)
+	for _, pid := range []int{0, -1, -os.Getpid(), MaxPID, 1<<31 - 1} {
+		if id, err := p.Ident(pid); !errors.Is(err, ErrNoProcess) {
+			t.Errorf("%d: %+v, %v", pid, id, err)
+		}
+	}
+}
+
+// With a /proc of the outer namespace, the number of a process is another's in
+// ours.
+func TestIdentRefusesTheProcOfAnotherNamespace(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		// A child in one more PID namespace sees this namespace's /proc.
+		cmd := exec.Command("/proc/self/exe")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+		cmd.Env = append(os.Environ(), "SLASHRUN_TEST_ROLE=inner namespace")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "refused") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+// innerNamespace is the inner part of the test above.
+func innerNamespace() {
+	p, err := Open()
+	if err != nil || os.Getpid() != 1 {
+		fmt.Println(os.Getpid(), err)
+		os.Exit(1)
+	}
+	if id, err := p.Ident(1); err == nil || errors.Is(err, ErrNoProcess) {
+		fmt.Printf("%+v, %v\n", id, err)
+		os.Exit(1)
+	}
+	fmt.Println("refused")
+	os.Exit(0)
+}
+
+func TestIdentBehindHidepid(t *testing.T) {
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		if err := syscall.Mount("proc", "/proc", "proc", 0, "hidepid=2"); err != nil {
+			t.Fatal(err)
+		}
+		other := child(t, "X=", "sh", "-c", "echo ready; read x")
+		cmd := exec.Command("/proc/self/exe")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd.Env = append(os.Environ(), "SLASHRUN_TEST_ROLE=hidden", "SLASHRUN_TEST_PID="+strconv.Itoa(other.Process.Pid))
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "hidden") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+// hidden is the inner part of the test above.
+func hidden() {
+	pid, _ := strconv.Atoi(os.Getenv("SLASHRUN_TEST_PID"))
+	for _, f := range seccomptest.All[:2] {
+		p, err := Open()
+		if err == nil {
+			err = seccomptest.Install(f)
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		if id, err := p.Ident(pid); !errors.Is(err, ErrHidden) {
+			fmt.Printf("%s: %+v, %v\n", f, id, err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("hidden")
+	os.Exit(0)
+}
