@@ -1,0 +1,160 @@
+package linux
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Operations of flock(2) and types of fcntl(2)'s struct flock.
+const (
+	LOCK_SH = unix.LOCK_SH
+	LOCK_EX = unix.LOCK_EX
+	LOCK_NB = unix.LOCK_NB
+	LOCK_UN = unix.LOCK_UN
+
+	F_RDLCK = unix.F_RDLCK
+	F_WRLCK = unix.F_WRLCK
+	F_UNLCK = unix.F_UNLCK
+)
+
+// Flock is flock(2) with LOCK_NB or LOCK_UN, which never sleep: EINTR is retried.
+func Flock(fd, how int) error {
+	for {
+		switch _, _, e := unix.Syscall(unix.SYS_FLOCK, uintptr(fd), uintptr(how), 0); e {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return wrap("flock", e)
+		}
+	}
+}
+
+// FlockWait is flock(2) that sleeps until the lock is free. EINTR is not
+// retried: a signal is how a wait is interrupted.
+func FlockWait(fd, how int) error {
+	_, _, e := unix.Syscall(unix.SYS_FLOCK, uintptr(fd), uintptr(how), 0)
+	if e != 0 {
+		return wrap("flock", e)
+	}
+	return nil
+}
+
+// OFDLock is fcntl(F_OFD_SETLK): an open file description lock, Linux 3.15, on
+// length bytes from start on, or to the end of all files for 0. It never sleeps;
+// a conflict is EAGAIN or EACCES.
+func OFDLock(fd int, typ int16, start, length int64) error {
+	fl := unix.Flock_t{Type: typ, Start: start, Len: length}
+	for {
+		switch e := fcntlFlock(fd, unix.F_OFD_SETLK, &fl); e {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return wrap("fcntl(F_OFD_SETLK)", e)
+		}
+	}
+}
+
+// OFDLockWait is fcntl(F_OFD_SETLKW): OFDLock that sleeps until the range is
+// free. EINTR is not retried, as in FlockWait.
+func OFDLockWait(fd int, typ int16, start, length int64) error {
+	fl := unix.Flock_t{Type: typ, Start: start, Len: length}
+	if e := fcntlFlock(fd, unix.F_OFD_SETLKW, &fl); e != 0 {
+		return wrap("fcntl(F_OFD_SETLKW)", e)
+	}
+	return nil
+}
+
+// OFDConflict is fcntl(F_OFD_GETLK): whether another lock of fcntl(2), of
+// whichever kind, would refuse this one. pid is its owner, -1 for an open file
+// description lock and 0 for a process outside of this PID namespace.
+func OFDConflict(fd int, typ int16, start, length int64) (conflict bool, pid int32, err error) {
+	fl := unix.Flock_t{Type: typ, Start: start, Len: length}
+	for {
+		switch e := fcntlFlock(fd, unix.F_OFD_GETLK, &fl); e {
+		case 0:
+			return fl.Type != unix.F_UNLCK, fl.Pid, nil
+		case syscall.EINTR:
+		default:
+			return false, 0, wrap("fcntl(F_OFD_GETLK)", e)
+		}
+	}
+}
+
+func fcntlFlock(fd, cmd int, fl *unix.Flock_t) syscall.Errno {
+	_, _, e := unix.Syscall(unix.SYS_FCNTL, uintptr(fd), uintptr(cmd), uintptr(unsafe.Pointer(fl)))
+	return e
+}
+
+// FstatatNul is newfstatat(2) for a name that ends in a NUL byte: it does not
+// copy the name, and st stays where the caller has it.
+func FstatatNul(dirfd int, name []byte, st *syscall.Stat_t, flags int) error {
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dirfd), uintptr(unsafe.Pointer(&name[0])),
+			uintptr(unsafe.Pointer(st)), uintptr(flags), 0, 0)
+		switch e {
+		case 0:
+			return nil
+		case syscall.EINTR:
+		default:
+			return wrap("newfstatat", e)
+		}
+	}
+}
+
+// Dup3 is dup3(2) with O_CLOEXEC: from now on newfd is what oldfd is. The number
+// newfd is at no moment free for others to get.
+func Dup3(oldfd, newfd int) error {
+	return wrap("dup3", retry(func() error { return unix.Dup3(oldfd, newfd, unix.O_CLOEXEC) }))
+}
+
+// Gettid is the id of the calling thread; without runtime.LockOSThread it is
+// another one's at once.
+func Gettid() int { return unix.Gettid() }
+
+// TgkillSelf sends sig to the thread tid of this process, tgkill(2).
+func TgkillSelf(tid int, sig syscall.Signal) error {
+	return wrap("tgkill", retry(func() error { return unix.Tgkill(os.Getpid(), tid, sig) }))
+}
+
+// Sigset is a set of signals.
+type Sigset = unix.Sigset_t
+
+// AllSignalsBut is every signal without those that are named.
+func AllSignalsBut(but ...syscall.Signal) (set Sigset) {
+	for i := range set.Val {
+		set.Val[i] = ^set.Val[i]
+	}
+	const bits = uint(unsafe.Sizeof(set.Val[0])) * 8
+	for _, s := range but {
+		n := uint(s) - 1
+		set.Val[n/bits] &^= 1 << (n % bits)
+	}
+	return set
+}
+
+// SetThreadMask makes set the signals that the calling thread does not take, and
+// returns those of before: rt_sigprocmask(2). The goroutine must be locked to its
+// thread, and the old mask must come back before it is unlocked.
+func SetThreadMask(set *Sigset) (old Sigset, err error) {
+	err = unix.PthreadSigmask(unix.SIG_SETMASK, set, &old)
+	return old, wrap("rt_sigprocmask", err)
+}
+
+// SignalHandled reports whether the process has a handler for sig, so that it
+// neither is ignored nor does what it does by default: rt_sigaction(2), which
+// changes nothing here.
+func SignalHandled(sig syscall.Signal) (bool, error) {
+	var action [64]byte // struct kernel_sigaction is 32; it begins with the handler
+	_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&action)), 8, 0, 0)
+	if e != 0 {
+		return false, wrap("rt_sigaction", e)
+	}
+	const sigDefault, sigIgnore = 0, 1
+	handler := *(*uintptr)(unsafe.Pointer(&action))
+	return handler != sigDefault && handler != sigIgnore, nil
+}
