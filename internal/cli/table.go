@@ -7,6 +7,7 @@ func commands() []*Command {
 		helpCommand(),
 		tmpfilesCommand(),
 		bootCommand(),
+		execCommand(),
 		tryCommand(),
 		completionCommand(),
 		versionCommand(),

@@ -2,6 +2,7 @@ package fsat
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 
@@ -97,21 +98,33 @@ func copyByHand(in, out int) error {
 // copyUserXattrs copies what it can: a file system without extended attributes
 // is no reason to refuse a copy.
 func copyUserXattrs(in, out int) {
+	CopyXattrs(in, out, func(name string) bool { return strings.HasPrefix(name, "user.") })
+}
+
+// CopyXattrs copies the extended attributes whose name want takes from one
+// descriptor to another; neither is O_PATH. The result says of each that could
+// not be copied which and why.
+func CopyXattrs(in, out int, want func(name string) bool) (lost []error) {
 	size, err := linux.Flistxattr(in, nil)
 	if err != nil || size == 0 {
-		return
+		return nil // the file system has none
 	}
 	names := make([]byte, size+256)
 	if size, err = linux.Flistxattr(in, names); err != nil {
-		return
+		return []error{err}
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
-		if !strings.HasPrefix(name, "user.") {
+		if name == "" || !want(name) {
 			continue
 		}
-		value := make([]byte, 64<<10)
-		if n, err := linux.Fgetxattr(in, name, value); err == nil {
-			linux.Fsetxattr(out, name, value[:n], 0)
+		value := make([]byte, 64<<10) // XATTR_SIZE_MAX of linux/limits.h
+		n, err := linux.Fgetxattr(in, name, value)
+		if err == nil {
+			err = linux.Fsetxattr(out, name, value[:n], 0)
+		}
+		if err != nil {
+			lost = append(lost, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	return lost
 }

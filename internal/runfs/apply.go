@@ -23,6 +23,10 @@ type Applier struct {
 	Target Target
 	Told   func(Step)
 	Noted  func(Note)
+	// Fill, unless nil, puts content into a new /run before anybody sees it, and
+	// before it is laid out: what is there then is kept. old is the directory that
+	// will be hidden, carry the mounts below it, which come along by themselves.
+	Fill func(old, tree *fsat.Dir, carry []Carried) error
 }
 
 func (a *Applier) tell(s Step) {
@@ -119,10 +123,13 @@ func (a *Applier) inside(run *fsat.Dir, step Step) error {
 		return owner(run, step.rel, step.mode)
 	case OpMkdir:
 		err := run.Mkdir(step.rel, fsat.Attr{Mode: step.mode})
-		if errors.Is(err, syscall.EEXIST) {
-			return owner(run, step.rel, step.mode)
+		switch {
+		case !errors.Is(err, syscall.EEXIST):
+			return err
+		case step.asIs && step.rel != ownDir:
+			return nil
 		}
-		return err
+		return owner(run, step.rel, step.mode)
 	case OpMountInner:
 		return a.mountInner(run, step)
 	case OpStamp:
@@ -236,6 +243,11 @@ func (a *Applier) mount(s *State, step Step) error {
 	}
 	defer b.Close()
 	tree := fsat.DirOf(b.Fd())
+	if a.Fill != nil {
+		if err := a.Fill(old, tree, s.Carry); err != nil {
+			return err
+		}
+	}
 	if err := a.layOut(b, tree, step.Inner); err != nil {
 		return err
 	}
@@ -258,15 +270,17 @@ func (a *Applier) mount(s *State, step Step) error {
 // the tmpfs of its own directory before that is attached.
 func (a *Applier) layOut(b mounts.Builder, tree *fsat.Dir, inner []Step) error {
 	var stamp *Stamp
+	own := false // our own directory is a mount
 	for _, in := range inner {
 		if in.Op == OpStamp {
 			stamp = in.Stamp
 		}
+		own = own || in.Op == OpMountInner && in.rel == ownDir
 	}
 	for _, in := range inner {
 		var err error
 		switch {
-		case in.Op == OpStamp: // done with its directory
+		case in.Op == OpStamp && own: // done with its directory
 		case in.Op == OpMountInner && in.rel == ownDir:
 			err = b.AttachTmpfs(in.rel, in.tmpfs, func(fd int) error { return writeStamp(fsat.DirOf(fd), *stamp) })
 		case in.Op == OpMountInner:

@@ -24,6 +24,11 @@
 // system (a bind mount, a volume), that file system is somebody else's too and
 // its limits stay.
 //
+// In a container ([Wanted.Container]) image and runtime decide: a tmpfs that is
+// there keeps its mode, flags and limits, directories that are there keep theirs,
+// and a new tmpfs holds no others inside it and gets its content by
+// [Applier.Fill] before it is seen.
+//
 // # Occupied
 //
 // Mounting over a directory hides what is in it from everybody who uses it by

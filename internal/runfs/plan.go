@@ -47,6 +47,8 @@ type Step struct {
 	// must is for steps without which /run is not usable; the failure of another
 	// is told and the rest goes on.
 	must bool
+	// asIs leaves a directory that is there already as it is.
+	asIs bool
 }
 
 // String tells the step in a line.
@@ -131,7 +133,7 @@ func MakePlan(s *State, w Wanted) (*Plan, error) {
 		p.layOut(s, w, false)
 	case inPlace:
 		p.tellContent(s)
-		p.adoptRoot(s)
+		p.adoptRoot(s, w)
 		p.layOut(s, w, false)
 	case s.Kind == Missing:
 		p.Steps = append(p.Steps, makeTarget(s), newMount(s, w))
@@ -139,7 +141,7 @@ func MakePlan(s *State, w Wanted) (*Plan, error) {
 		if why := s.Use.Occupied(); len(why) > 0 {
 			return nil, &OccupiedError{s.Path, why}
 		}
-		if s.Use.Entries > 0 {
+		if s.Use.Entries > 0 && !w.Container {
 			p.note(s.Path, false, "%s from before, which nobody uses, will be hidden below the new mount; nothing is deleted", s.Use.content())
 		}
 		p.Steps = append(p.Steps, newMount(s, w))
@@ -187,7 +189,7 @@ func newMount(s *State, w Wanted) Step {
 	spec := w.tmpfs(s.Labels.Run)
 	fresh := &State{Path: s.Path, Run: s.Run, Labels: s.Labels, Kind: Tmpfs, CanMount: true}
 	var inner Plan
-	inner.layOut(fresh, w, true)
+	inner.layOut(fresh, w, !w.Container)
 	return Step{Op: OpMount, Path: s.Path, Options: optionText(spec), tmpfs: spec, Inner: inner.Steps, Carry: s.Carry, must: true}
 }
 
@@ -197,19 +199,19 @@ func (p *Plan) adopt(s *State, w Wanted) {
 		p.note(s.Path, true, "it is mounted read-only; remount it read-write first")
 		return
 	}
-	if add := w.attr() &^ s.Attr; add != 0 {
+	if add := w.attr() &^ s.Attr; add != 0 && !w.Container {
 		p.Steps = append(p.Steps, Step{Op: OpRestrict, Path: s.Path, tmpfs: mounts.Tmpfs{Attr: add}, Options: optionText(mounts.Tmpfs{Attr: add})})
 	}
 	p.limits(s, w)
-	p.adoptRoot(s)
-	p.layOut(s, w, s.CanMount && !w.InPlace)
+	p.adoptRoot(s, w)
+	p.layOut(s, w, s.CanMount && !w.InPlace && !w.Container)
 }
 
 // limits lowers the limits of the file system, where it is whole ours to lower.
 func (p *Plan) limits(s *State, w Wanted) {
 	var opts []mounts.Option
 	add := func(key string, have uint64, want Limit) {
-		if have == want.Value || !want.Exact && have != 0 && have < want.Value {
+		if have == want.Value || !want.Exact && (w.Container || have != 0 && have < want.Value) {
 			return
 		}
 		opts = append(opts, mounts.Option{Key: key, Value: strconv.FormatUint(want.Value, 10)})
@@ -217,10 +219,10 @@ func (p *Plan) limits(s *State, w Wanted) {
 	if s.Kind == Tmpfs {
 		add("size", s.Size, w.Size)
 		add("nr_inodes", s.Inodes, w.Inodes)
-		if s.Huge != "" && s.Huge != "never" {
+		if s.Huge != "" && s.Huge != "never" && !w.Container {
 			opts = append(opts, mounts.Option{Key: "huge", Value: "never"})
 		}
-	} else {
+	} else if !w.Container {
 		p.note(s.Path, true, "a %s has no limits: whoever may write to it can use up the memory; mount a tmpfs in its place", s.Kind)
 	}
 	if w.NoSwap && !s.NoSwap {
@@ -241,7 +243,10 @@ func (p *Plan) limits(s *State, w Wanted) {
 
 // adoptRoot gives the directory itself its owner and mode: docker and podman
 // mount their tmpfs with mode 1777.
-func (p *Plan) adoptRoot(s *State) {
+func (p *Plan) adoptRoot(s *State, w Wanted) {
+	if w.Container {
+		return
+	}
 	if s.Mode != 0o755 || s.UID != 0 || s.GID != 0 {
 		p.Steps = append(p.Steps, Step{Op: OpOwner, Path: s.Path, Mode: "0755", mode: 0o755, must: true})
 	}
@@ -251,9 +256,9 @@ func (p *Plan) adoptRoot(s *State) {
 // directory, the place for users' directories.
 func (p *Plan) layOut(s *State, w Wanted, mount bool) {
 	lock, own := w.lockTmpfs(s.Labels.Lock), w.ownTmpfs(s.Labels.Run)
-	p.directory(s, ownDir, 0o755, &own, mount)
-	p.directory(s, "lock", w.Profile.lockMode(), &lock, mount)
-	p.directory(s, "user", 0o755, nil, false)
+	p.directory(s, w, ownDir, 0o755, &own, mount)
+	p.directory(s, w, "lock", w.Profile.lockMode(), &lock, mount)
+	p.directory(s, w, "user", 0o755, nil, false)
 	if s.Labels.Run != "" {
 		p.note(s.Path, false, "an SELinux policy is loaded: the roots of the mounts are labelled, the entries made in them take their parent's label; restorecon -R %s gives them the policy's", s.Path)
 	}
@@ -269,7 +274,7 @@ func (p *Plan) layOut(s *State, w Wanted, mount bool) {
 
 // directory plans one directory below /run, with a tmpfs of its own if limit is
 // given and mounting is allowed.
-func (p *Plan) directory(s *State, name string, mode uint32, limit *mounts.Tmpfs, mount bool) {
+func (p *Plan) directory(s *State, w Wanted, name string, mode uint32, limit *mounts.Tmpfs, mount bool) {
 	shown := s.Path + "/" + name
 	in, there := s.Inner[name]
 	octal := fmt.Sprintf("%04o", mode)
@@ -278,7 +283,8 @@ func (p *Plan) directory(s *State, name string, mode uint32, limit *mounts.Tmpfs
 		p.note(shown, true, "it is not a directory and stays; move it away")
 		return
 	case !there:
-		p.Steps = append(p.Steps, Step{Op: OpMkdir, Path: shown, rel: name, Mode: octal, mode: mode, must: name == ownDir})
+		p.Steps = append(p.Steps, Step{Op: OpMkdir, Path: shown, rel: name, Mode: octal, mode: mode, must: name == ownDir, asIs: w.Container})
+	case w.Container && name != ownDir: // the image's
 	case in.Mode != mode || in.UID != 0 || in.GID != 0:
 		p.Steps = append(p.Steps, Step{Op: OpOwner, Path: shown, rel: name, Mode: octal, mode: mode})
 	}

@@ -49,6 +49,17 @@ func TestPlans(t *testing.T) {
 			nil, []string{"!would hide what is in it"}},
 		{"an empty plain lock directory", func(s *State, w *Wanted) { s.Inner["lock"] = Inner{Mode: 0o755, Empty: true} },
 			[]string{"give /run/lock to root, mode 1777", "mount a tmpfs on /run/lock"}, nil},
+		{"a container's", func(s *State, w *Wanted) {
+			w.Container, s.Mode, s.Size, s.Attr, s.Huge = true, 0o1777, 1<<40, 0, "always"
+			s.Inner["lock"] = Inner{Mode: 0o700, UID: 5, Empty: true}
+			delete(s.Inner, "user")
+		}, []string{"make the directory /run/user, mode 0755"}, nil},
+		{"a container's with a size", func(s *State, w *Wanted) { w.Container, s.Size, w.Size.Exact = true, 1<<40, true },
+			[]string{"set size=214745088 on /run"}, nil},
+		{"a container's, of an earlier run", func(s *State, w *Wanted) {
+			*s = State{Path: "/run", Kind: Directory, CanMount: true, Run: run, Use: Use{Entries: 3, Names: []string{"a"}}}
+			w.Container = true
+		}, []string{"mount a tmpfs on /run (nosuid,nodev,mode=0755,size=214745088,nr_inodes=819200,huge=never)"}, nil},
 		{"a file for a directory", func(s *State, w *Wanted) { s.Inner["user"] = Inner{NotDir: true} }, nil, []string{"!not a directory"}},
 		{"another boot", func(s *State, w *Wanted) { s.Stamp.BootID = "x" },
 			[]string{"write /run/slashrun/boot"}, []string{"another boot"}},

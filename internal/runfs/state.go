@@ -67,6 +67,10 @@ type State struct {
 	// mount namespace it holds for: the call itself does.
 	CanMount bool `json:"can_mount"`
 
+	// Shared says that the mount around the target is shared: what is mounted on
+	// the target shows up in other mount namespaces too.
+	Shared bool `json:"shared"`
+
 	id      identity // of what was found, to be compared before the act
 	mountID int      // of the mount that the target's directory is in
 }
@@ -94,34 +98,11 @@ func (s *State) Survived() bool { return s.Stamp != nil && !s.Stamp.SameRun(s.Ru
 
 // Inspect looks at the target. It changes nothing.
 func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
-	s := &State{Path: t.Path, CanMount: linux.HasCap(linux.CAP_SYS_ADMIN), Labels: readLabels(p)}
-	var err error
-	if s.Run, err = p.Identity(); err != nil {
-		return nil, err
-	}
-	s.staging(t.Root, "dev")
-	run, err := openTarget(t)
-	if fsat.NotExist(err) {
-		s.Kind = Missing
-		return s, nil
-	}
-	if err != nil {
-		return nil, err
+	s, m, run, err := look(p, t)
+	if err != nil || run == nil {
+		return s, err
 	}
 	defer run.Close()
-	m, err := s.mount(p, t, run)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", t.Path, err)
-	}
-	s.staging(t.Root, t.Name)
-	stamp, err := readStamp(run)
-	if err != nil {
-		s.StampIs = err.Error()
-	}
-	s.Stamp = stamp
-	if err := s.inner(run); err != nil {
-		return nil, fmt.Errorf("%s: %w", t.Path, err)
-	}
 	if s.Kind == Directory {
 		path, err := p.FdPath(run.Fd())
 		if err != nil {
@@ -131,6 +112,50 @@ func Inspect(ctx context.Context, p *process.Proc, t Target) (*State, error) {
 		s.Use = inspectUse(ctx, p, run, path, m.id, s.Carry, m.shared)
 	}
 	return s, nil
+}
+
+// InspectInPlace is Inspect for who will not mount anything: it does not look at
+// who uses the directory, which takes a look at every process.
+func InspectInPlace(p *process.Proc, t Target) (*State, error) {
+	s, _, run, err := look(p, t)
+	if run != nil {
+		run.Close()
+	}
+	return s, err
+}
+
+// look is what both have in common. The directory is nil where there is none.
+func look(p *process.Proc, t Target) (*State, mountAt, *fsat.Dir, error) {
+	s := &State{Path: t.Path, CanMount: linux.HasCap(linux.CAP_SYS_ADMIN), Labels: readLabels(p)}
+	var err error
+	var m mountAt
+	if s.Run, err = p.Identity(); err != nil {
+		return nil, m, nil, err
+	}
+	s.staging(t.Root, "dev")
+	run, err := openTarget(t)
+	if fsat.NotExist(err) {
+		s.Kind = Missing
+		return s, m, nil, nil
+	}
+	if err != nil {
+		return nil, m, nil, err
+	}
+	if m, err = s.mount(p, t, run); err != nil {
+		run.Close()
+		return nil, m, nil, fmt.Errorf("%s: %w", t.Path, err)
+	}
+	s.staging(t.Root, t.Name)
+	stamp, err := readStamp(run)
+	if err != nil {
+		s.StampIs = err.Error()
+	}
+	s.Stamp = stamp
+	if err := s.inner(run); err != nil {
+		run.Close()
+		return nil, m, nil, fmt.Errorf("%s: %w", t.Path, err)
+	}
+	return s, m, run, nil
 }
 
 // staging looks for what a killed run of the legacy way left in one directory.
@@ -190,7 +215,7 @@ func (s *State) mount(p *process.Proc, t Target, run *fsat.Dir) (mountAt, error)
 	if err != nil {
 		return mountAt{}, err
 	}
-	s.mountID = m.id
+	s.mountID, s.Shared = m.id, m.shared
 	if !st.MountRootKnown && m.entry != nil {
 		path, err := p.FdPath(run.Fd())
 		own = own || err == nil && path == m.entry.Point

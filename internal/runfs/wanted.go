@@ -73,6 +73,11 @@ type Wanted struct {
 	Profile  Profile `json:"profile"`
 	// InPlace never mounts: the directory that is there is laid out as it is.
 	InPlace bool `json:"in_place"`
+	// Container is for the /run of one container, which its image and its runtime
+	// decide: what is there keeps its owner, mode, flags and limits (but for limits
+	// that are Exact), and a new tmpfs is one file system, without tmpfs of their
+	// own in it, whose content [Applier.Fill] brings.
+	Container bool `json:"container,omitempty"`
 }
 
 // Default is what is wanted where memory bytes may be used.
