@@ -49,13 +49,13 @@ type waiter struct {
 	done   chan error
 }
 
-func wait(t *testing.T, path string, o Options, lock func(*Lock, context.Context) error, then func(*Lock)) *waiter {
+func wait(t *testing.T, path string, o Options, lock func(*Lock, context.Context) error, then func()) *waiter {
 	ctx, cancel := context.WithCancel(watchdog(t))
 	w := &waiter{open(t, path, o), cancel, make(chan error, 1)}
 	go func() {
 		err := lock(w.l, ctx)
 		if err == nil && then != nil {
-			then(w.l)
+			then()
 		}
 		w.done <- err
 	}()
@@ -73,16 +73,15 @@ func TestPlaceInTheQueue(t *testing.T) {
 		holder := open(t, path, o)
 		must(t, holder.TryLock())
 		const n = 8
-		var served []int
-		var mu sync.Mutex // for the race detector, which does not know of file locks
+		var served []int // under the lock
 		var all []*waiter
 		for i := range n {
-			all = append(all, wait(t, path, o, (*Lock).Lock, func(l *Lock) {
-				mu.Lock()
+			var w *waiter
+			w = wait(t, path, o, (*Lock).Lock, func() {
 				served = append(served, i)
-				mu.Unlock()
-				l.Unlock()
-			}))
+				w.l.Unlock()
+			})
+			all = append(all, w)
 			queued(t, path, i+1)
 		}
 		for i, k := range []int{0, 3, 7} {

@@ -54,16 +54,3 @@ func timespecOf(t StatxTimestamp) (ts unix.Timespec) {
 	ts.Sec, ts.Nsec = t.Sec, int64(t.Nsec)
 	return ts
 }
-
-// ConnectDatagram connects a new, unbound datagram socket to the unix socket at
-// path and closes it again. What the kernel says tells whether something is
-// bound there (unix(7)): nothing and EPROTOTYPE mean yes, ECONNREFUSED means no.
-// No listener is woken.
-func ConnectDatagram(path string) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return wrap("socket", err)
-	}
-	defer unix.Close(fd)
-	return wrap("connect", retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) }))
-}

@@ -41,12 +41,9 @@ func Fchdir(fd int) error {
 	return wrap("fchdir", retry(func() error { return unix.Fchdir(fd) }))
 }
 
-// ProbeUnixSocket asks whether anything is bound to the socket node name, which
-// must lie in the working directory of the calling thread: connect(2) from an
-// unbound datagram socket. No listener wakes, because the kernel compares the
-// types before it queues anything. nil and EPROTOTYPE mean bound, ECONNREFUSED
-// that nothing is; anything else that it cannot tell (EACCES without write
-// permission on the node).
+// ProbeUnixSocket connects a new, unbound datagram socket to the unix socket file
+// name, of at most 107 bytes, and closes it again: connect(2). Package sockdiag
+// says what the answers mean.
 func ProbeUnixSocket(name string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -2,17 +2,15 @@ package runfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"syscall"
 
-	"github.com/slashrun/slashrun/internal/feature"
 	"github.com/slashrun/slashrun/internal/fsat"
-	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/sockdiag"
 )
 
 // Use is what is known about who uses a directory of the file system around it.
@@ -142,7 +140,7 @@ func (c *content) entry(dir *fsat.Dir, name, rel string) error {
 		defer d.Close()
 		return c.walk(d, rel)
 	case st.Type() == syscall.S_IFSOCK:
-		live, err := socketLive(dir, name)
+		live, err := sockdiag.ProbeAt(dir.Fd(), name)
 		if err != nil {
 			c.use.Incomplete = append(c.use.Incomplete, fmt.Sprintf("whether anything is bound to the socket %s: %v", rel, err))
 		} else if live {
@@ -160,21 +158,4 @@ func ours(rel string, st *fsat.Stat) bool {
 		return st.IsDir()
 	}
 	return strings.HasPrefix(rel, fsat.TempPrefix)
-}
-
-// socketLive reports whether a process has the socket bound. It needs no
-// netlink, sees every network namespace and wakes nobody.
-func socketLive(dir *fsat.Dir, name string) (bool, error) {
-	probe := func() error { return linux.ProbeUnixSocket("./" + name) }
-	err := linux.InDirectory(dir.Fd(), probe)
-	if feature.Absent(err) { // unshare(CLONE_FS) is refused by some profiles
-		err = linux.ProbeUnixSocket(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name))
-	}
-	switch {
-	case err == nil, errors.Is(err, syscall.EPROTOTYPE):
-		return true, nil
-	case errors.Is(err, syscall.ECONNREFUSED), fsat.NotExist(err):
-		return false, nil
-	}
-	return false, err
 }

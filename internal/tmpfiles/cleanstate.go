@@ -7,11 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/sockdiag"
 )
 
 // boundSockets tells whether a socket in a directory is bound by somebody.
@@ -39,12 +39,11 @@ func (b *boundSockets) inUse(dirfd int, name []byte, path func() string) string 
 		return cannotTell(err)
 	}
 	defer linux.Close(fd)
-	err = linux.ConnectDatagram("/proc/self/fd/" + strconv.Itoa(fd))
-	switch {
-	case err == nil, isErrno(err, syscall.EPROTOTYPE), isErrno(err, syscall.EAGAIN):
-		return inUse
-	case !isErrno(err, syscall.ECONNREFUSED):
+	switch bound, err := sockdiag.Probe(fd); {
+	case err != nil:
 		return cannotTell(err)
+	case bound:
+		return inUse
 	}
 	b.once.Do(b.load)
 	if b.paths[b.prefix+path()] {

@@ -1,0 +1,203 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Company is who is alive in the PID namespace of the procfs, whatever mount
+// namespace they are in. Threads of the kernel do not count.
+type Company struct {
+	Kin    []Process // we ourselves first, then our ancestors
+	Others []Process // everybody else; the first 32 of them
+	// Incomplete says why there may be others that cannot be seen; empty where all
+	// are.
+	Incomplete string
+}
+
+// Company looks who is alive. It fails where the procfs counts processes as
+// another PID namespace does.
+func (p *Proc) Company(ctx context.Context) (Company, error) {
+	var c Company
+	if err := p.ours(); err != nil {
+		return c, err
+	}
+	list, err := p.list()
+	if err != nil {
+		return c, err
+	}
+	c.Incomplete = p.hidden()
+	kin := p.kin(list)
+	byPID := make(map[int]Process, len(kin))
+	for _, st := range list {
+		switch {
+		case kin[st.PID]:
+			byPID[st.PID] = Process{st.PID, st.Comm}
+		case !st.Kernel() && !st.Dead() && len(c.Others) < maxReasons:
+			c.Others = append(c.Others, Process{st.PID, st.Comm})
+		}
+	}
+	parent := make(map[int]int, len(list))
+	for _, st := range list {
+		parent[st.PID] = st.Parent
+	}
+	for pid := p.self; len(c.Kin) < len(byPID); pid = parent[pid] {
+		who, ok := byPID[pid]
+		if !ok {
+			return c, fmt.Errorf("/proc shows no process %d, an ancestor of ours", pid)
+		}
+		c.Kin = append(c.Kin, who)
+	}
+	if len(c.Kin) == 0 {
+		return c, errors.New("/proc does not show our own process")
+	}
+	return c, ctx.Err()
+}
+
+// OwnNumbers returns nil if the numbers of this procfs are those of our own PID
+// namespace, so that they mean to a system call what they mean here.
+func (p *Proc) OwnNumbers() error { return p.ours() }
+
+// PIDNamespace is the inode number of our PID namespace, 0 where it cannot be
+// read.
+func (p *Proc) PIDNamespace() uint64 { return p.pidNamespace(p.self) }
+
+// Holds tells how the process holds the inode: "cwd", "root", "fd 7", or "" where
+// it does not; dev is as stat(2) has it. Of ourselves the descriptors in except do
+// not count. A thread with a descriptor table of its own is not seen. An error
+// means that it cannot be told; a process that has ended holds nothing.
+func (p *Proc) Holds(pid int, dev, ino uint64, except ...int) (how string, err error) {
+	at := strconv.Itoa(pid) + "/"
+	match := func(link string) (bool, error) {
+		var st syscall.Stat_t
+		err := linux.Fstatat(p.fd, at+link, linux.AT_NO_AUTOMOUNT, &st)
+		if gone(err) {
+			return false, nil
+		}
+		return err == nil && uint64(st.Dev) == dev && st.Ino == ino, err
+	}
+	for _, link := range [...]string{"cwd", "root"} {
+		if ok, err := match(link); ok || err != nil {
+			return link, err
+		}
+	}
+	names, err := p.names(at + "fd")
+	if gone(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if n, err := strconv.Atoi(name); pid == p.self && err == nil && slices.Contains(except, n) {
+			continue
+		}
+		if ok, err := match("fd/" + name); ok || err != nil {
+			return "fd " + name, err
+		}
+	}
+	return "", nil
+}
+
+// Elsewhere calls visit with the mount table of the processes that live in
+// another PID namespace below ours, once for each table as far as they can be
+// told apart, until visit returns false. It fails where one cannot be seen: then
+// nothing is known of it.
+func (p *Proc) Elsewhere(ctx context.Context, visit func(who Process, table []byte) bool) error {
+	if err := p.ours(); err != nil {
+		return err
+	}
+	if why := p.hidden(); why != "" {
+		return errors.New(why)
+	}
+	ours, err := linux.Readlinkat(p.fd, "self/ns/pid")
+	if err != nil {
+		return err
+	}
+	list, err := p.list()
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, st := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if st.Kernel() || st.Dead() || st.PID == p.self {
+			continue
+		}
+		at := strconv.Itoa(st.PID)
+		theirs, err := linux.Readlinkat(p.fd, at+"/ns/pid")
+		if gone(err) || err == nil && theirs == ours {
+			continue
+		}
+		if err != nil {
+			return unseen(st, "PID namespace", err)
+		}
+		mnt, err1 := linux.Readlinkat(p.fd, at+"/ns/mnt")
+		root, err2 := linux.Readlinkat(p.fd, at+"/root")
+		if gone(err1) || gone(err2) {
+			continue
+		}
+		if err := errors.Join(err1, err2); err != nil {
+			return unseen(st, "mount namespace", err)
+		}
+		if seen[mnt+root] {
+			continue
+		}
+		table, err := p.ReadFile(at + "/mountinfo")
+		if gone(err) || errors.Is(err, syscall.EINVAL) { // EINVAL: it is about to end and has no namespace any more
+			continue
+		}
+		if err != nil {
+			return unseen(st, "mounts", err)
+		}
+		seen[mnt+root] = true
+		if !visit(Process{st.PID, st.Comm}, table) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func unseen(st Stat, what string, err error) error {
+	return fmt.Errorf("cannot see the %s of process %d (%s): %w", what, st.PID, strings.ToValidUTF8(st.Comm, "?"), err)
+}
+
+// Mounted is when the first procfs of our PID namespace was mounted, in
+// nanoseconds of CLOCK_REALTIME as that clock was then: its root inode is made at
+// that time, and nothing changes it but chmod and touch.
+func (p *Proc) Mounted() (int64, error) {
+	var st syscall.Stat_t
+	if err := linux.Fstatat(p.fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
+		return 0, err
+	}
+	return max(st.Ctim.Nano(), st.Mtim.Nano()), nil
+}
+
+// MountID is the id of the mount that a descriptor is on, as the mount table has
+// it: statx(2) since Linux 5.8, else fdinfo.
+func (p *Proc) MountID(fd int) (int, error) {
+	var st linux.StatxT
+	err := linux.Statx(fd, "", linux.AT_EMPTY_PATH, linux.StatxMountID, &st)
+	if err == nil && st.Mask&linux.StatxMountID != 0 {
+		return int(st.Mnt_id), nil
+	}
+	text, err := p.ReadFile("self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(line, "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(v))
+		}
+	}
+	return 0, errors.New("/proc/self/fdinfo does not tell the mount")
+}

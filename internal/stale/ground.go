@@ -1,0 +1,306 @@
+package stale
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
+	"github.com/slashrun/slashrun/internal/process"
+)
+
+// ground is what is known of the place that an object lies in.
+type ground struct {
+	mount *mounts.Mount // nil if the table does not show it
+	table []mounts.Mount
+	id    int // of the mount
+	// dir is the path of the directory, as our root shows it.
+	dir string
+	// local says that no other kernel uses the file system.
+	local bool
+	// ours says that the processes which leave files here are of our own PID
+	// namespace; why not, if not.
+	ours    bool
+	notOurs string
+	// exclusive says that nobody alive but us and our ancestors uses it. kin are
+	// they.
+	exclusive bool
+	kin       []process.Process
+	evidence  []Evidence
+}
+
+func (g *ground) note(p Proof, format string, args ...any) {
+	g.evidence = append(g.evidence, Evidence{p, fmt.Sprintf(format, args...)})
+}
+
+// place is a directory that the user named.
+type place struct {
+	mountID int
+	path    string
+}
+
+func (j *Judge) place(name string) (place, error) {
+	d, err := fsat.OpenDir(name)
+	if err != nil {
+		return place{}, err
+	}
+	defer d.Close()
+	id, err := j.proc.MountID(d.Fd())
+	if err != nil {
+		return place{}, err
+	}
+	at, err := j.proc.FdPath(d.Fd())
+	return place{id, at}, err
+}
+
+func (p place) holds(mountID int, dir string) bool {
+	return p.mountID == mountID && (dir == p.path || p.path == "/" || strings.HasPrefix(dir, p.path+"/"))
+}
+
+// groundOf finds out where o lies. Only what is certain counts; the evidence says
+// what was found for and against it.
+func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
+	g := &ground{}
+	var err error
+	// The directory's mount is the object's, unless something is mounted on the
+	// object itself.
+	if g.id, err = j.proc.MountID(o.node.Fd()); err != nil {
+		return nil, err
+	}
+	if g.dir, err = j.proc.FdPath(o.dir.Fd()); err != nil {
+		return nil, err
+	}
+	text, err := j.proc.MountInfo(false)
+	if err != nil {
+		return nil, err
+	}
+	if g.table, err = mounts.ParseText(text); err != nil {
+		return nil, err
+	}
+	g.mount = mounts.ByID(g.table, g.id)
+	if g.mount == nil {
+		g.notOurs = "the mount table does not show the mount it lies on"
+		g.note(UnknownMount, "%s", g.notOurs)
+		return g, nil
+	}
+	g.local = localTypes[g.mount.FSType]
+	if j.vouched(g) {
+		g.local, g.ours = true, true
+	} else if !g.local {
+		g.notOurs = fmt.Sprintf("it lies on a %s, which another machine may use", g.mount.FSType)
+		g.note(NetworkFS, "%s", g.notOurs)
+		return g, nil
+	} else if why := j.containerRoot(g); why.Proof == "" {
+		g.ours = true
+		g.note(ContainerRoot, "it lies on the root mount of a container (%s)", g.mount.FSType)
+	} else {
+		g.evidence = append(g.evidence, why)
+		g.notOurs = why.Text
+		return g, j.reached(ctx, g, o)
+	}
+	return g, j.alone(ctx, g)
+}
+
+// vouched reports whether somebody who knows says that the ground is ours: this
+// run, which made it, or the user.
+func (j *Judge) vouched(g *ground) bool {
+	if j.opts.Made != nil && j.opts.Made(g.id) {
+		g.note(MadeByThisRun, "it lies on a mount that this run made")
+		return true
+	}
+	for _, p := range j.named {
+		if p.holds(g.id, g.dir) {
+			g.note(NamedExclusive, "%s is named as exclusively ours", p.path)
+			return true
+		}
+	}
+	return false
+}
+
+// alone sets g.exclusive if nobody is alive but us and our ancestors.
+func (j *Judge) alone(ctx context.Context, g *ground) error {
+	c, err := j.proc.Company(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		g.note(Hidden, "who else is alive cannot be seen: %v", err)
+	case c.Incomplete != "":
+		g.note(Hidden, "who else is alive cannot be seen: %s", c.Incomplete)
+	case len(c.Others) > 0:
+		g.note(NotAlone, "process %d (%s) is alive", c.Others[0].PID, strings.ToValidUTF8(c.Others[0].Comm, "?"))
+	default:
+		g.note(Alone, "nobody is alive in this PID namespace but us and our ancestors")
+		g.exclusive, g.kin = true, c.Kin
+	}
+	return nil
+}
+
+// containerRoot returns empty evidence if the mount is "/" and a container's own,
+// else the first sign against it. The signs are those of a mount namespace that
+// was copied from a host, or from a container whose other processes we do not
+// see: there the emptiness of our PID namespace proves nothing.
+func (j *Judge) containerRoot(g *ground) Evidence {
+	no := func(p Proof, format string, args ...any) Evidence {
+		return Evidence{p, fmt.Sprintf(format, args...)}
+	}
+	m := g.mount
+	switch {
+	case j.ourNS == 0:
+		return no(Hidden, "/proc/self/ns/pid cannot be read")
+	case j.initial:
+		return no(HostNamespace, "this is the initial PID namespace: other programs of the machine may use %s", g.dir)
+	case m.Point != "/":
+		return no(OtherMount, "it lies on the mount on %s, which others may use, too", m.Point)
+	}
+	if err := j.proc.OwnNumbers(); err != nil {
+		return no(Hidden, "%v", err)
+	}
+	// A chroot below a mount shows no mount on "/"; a chroot to a mount point does,
+	// and there "/" is this mount.
+	if root, err := j.rootMount(); err != nil || root != m.ID {
+		return no(OtherMount, "it lies on another mount than /")
+	}
+	if m.Root == "/" && !containerTypes[m.FSType] {
+		return no(NotContainerRoot, "/ is the whole of a file system (%s), as a machine's is", m.FSType)
+	}
+	if where, ok := m.Option("upperdir"); ok && strings.HasPrefix(where, "/") && j.visible(where) {
+		return no(NotContainerRoot, "the upper layer of / is in sight, in %s", where)
+	}
+	procs := 0
+	for i := range g.table {
+		o := &g.table[i]
+		if o.Point == "/proc" && o.FSType == "proc" {
+			procs++
+		}
+		switch {
+		case procs > 1:
+			return no(NotContainerRoot, "a second /proc lies below ours: this mount namespace was copied from one with other processes")
+		case hostTypes[o.FSType] && o.Root == "/":
+			return no(NotContainerRoot, "a %s is mounted on %s, as on a machine", o.FSType, o.Point)
+		case hostPoint(o.Point):
+			return no(NotContainerRoot, "%s is a mount, as on a machine", o.Point)
+		case o.Point == "/run" && j.visible("/run/systemd/system"):
+			return no(NotContainerRoot, "a systemd runs on /run")
+		}
+	}
+	return Evidence{}
+}
+
+// localTypes are file systems that one kernel alone has mounted. What is not on
+// the list may be shared with another machine.
+var localTypes = map[string]bool{
+	"tmpfs": true, "ramfs": true, "rootfs": true, "devtmpfs": true,
+	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "f2fs": true, "zfs": true,
+	"bcachefs": true, "jfs": true, "reiserfs": true, "nilfs2": true, "ubifs": true, "jffs2": true,
+	"vfat": true, "msdos": true, "exfat": true, "ntfs3": true, "squashfs": true, "erofs": true, "iso9660": true,
+	"overlay": true, "aufs": true, "fuse.fuse-overlayfs": true,
+}
+
+// containerTypes are file systems that runtimes make for a container's root, of
+// which they mount the whole.
+var containerTypes = map[string]bool{"overlay": true, "fuse.fuse-overlayfs": true}
+
+// hostTypes are file systems that a machine has mounted and a container, unless
+// it was given the machine's, has not. (Single nodes of devtmpfs are bound into
+// rootless containers: those mounts have another root than "/".)
+var hostTypes = map[string]bool{
+	"devtmpfs": true, "securityfs": true, "debugfs": true, "tracefs": true, "configfs": true, "pstore": true,
+	"efivarfs": true, "autofs": true, "binfmt_misc": true, "fusectl": true, "rpc_pipefs": true, "nfsd": true, "bpf": true,
+}
+
+// hostPoint reports mount points that machines have.
+func hostPoint(p string) bool {
+	switch p {
+	case "/boot", "/boot/efi", "/efi", "/sysroot", "/home", "/var/lib/docker", "/var/lib/containers":
+		return true
+	}
+	return false
+}
+
+// visible reports whether the path leads to anything.
+func (j *Judge) visible(name string) bool {
+	var st fsat.Stat
+	return fsat.StatAt(linux.AT_FDCWD, name, &st) == nil
+}
+
+// rootMount is the id of the mount that "/" is in.
+func (j *Judge) rootMount() (int, error) {
+	root, err := fsat.OpenDir("/")
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	return j.proc.MountID(root.Fd())
+}
+
+// reached finds out on ground that is not exclusive whether the PIDs in its files
+// are of our namespace: in the initial PID namespace, which shows every process,
+// if no process of another one has the place in sight.
+func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
+	if !j.initial {
+		return nil
+	}
+	g.ours, g.notOurs = true, ""
+	err := j.proc.Elsewhere(ctx, func(who process.Process, text []byte) bool {
+		table, err := mounts.ParseText(text)
+		if err != nil {
+			g.ours, g.notOurs = false, err.Error()
+		} else if m := reaches(table, g, o); m != "" {
+			g.ours = false
+			g.notOurs = fmt.Sprintf("process %d (%s) of another PID namespace has it in sight, through its mount on %s", who.PID, strings.ToValidUTF8(who.Comm, "?"), m)
+		}
+		return g.ours
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		g.ours, g.notOurs = false, err.Error()
+	}
+	if !g.ours {
+		g.note(ForeignNamespace, "%s", g.notOurs)
+	}
+	return nil
+}
+
+// reaches returns the mount point by which a process with this mount table gets
+// at o, "" if it does not.
+func reaches(table []mounts.Mount, g *ground, o *object) string {
+	rooted := false
+	inside, known := insideOf(g)
+	for i := range table {
+		m := &table[i]
+		rooted = rooted || m.Point == "/"
+		if upper, ok := m.Option("upperdir"); ok && (!strings.HasPrefix(upper, "/") || under(g.dir, upper)) {
+			return m.Point
+		}
+		if m.Major != g.mount.Major || m.Minor != g.mount.Minor {
+			continue
+		}
+		if !known || o.st.Nlink > 1 && !o.st.IsDir() || under(inside, m.Root) || m.Root == path.Join(inside, o.name) {
+			return m.Point
+		}
+	}
+	if !rooted {
+		return "/, which its table does not show"
+	}
+	return ""
+}
+
+// insideOf is the path of g's directory within its file system.
+func insideOf(g *ground) (string, bool) {
+	if !under(g.dir, g.mount.Point) {
+		return "", false
+	}
+	return path.Join(g.mount.Root, strings.TrimPrefix(g.dir, strings.TrimSuffix(g.mount.Point, "/"))), true
+}
+
+// under reports whether the path p is dir or below it.
+func under(p, dir string) bool {
+	dir = strings.TrimSuffix(dir, "/")
+	return p == dir || strings.HasPrefix(p, dir+"/")
+}
