@@ -49,13 +49,13 @@ type waiter struct {
 	done   chan error
 }
 
-func wait(t *testing.T, path string, o Options, lock func(*Lock, context.Context) error, then func()) *waiter {
+func wait(t *testing.T, path string, o Options, lock func(*Lock, context.Context) error, then func(*Lock)) *waiter {
 	ctx, cancel := context.WithCancel(watchdog(t))
 	w := &waiter{open(t, path, o), cancel, make(chan error, 1)}
 	go func() {
 		err := lock(w.l, ctx)
 		if err == nil && then != nil {
-			then()
+			then(w.l)
 		}
 		w.done <- err
 	}()
@@ -73,15 +73,16 @@ func TestPlaceInTheQueue(t *testing.T) {
 		holder := open(t, path, o)
 		must(t, holder.TryLock())
 		const n = 8
-		var served []int // under the lock
+		var served []int
+		var mu sync.Mutex // for the race detector, which does not know of file locks
 		var all []*waiter
 		for i := range n {
-			var w *waiter
-			w = wait(t, path, o, (*Lock).Lock, func() {
+			all = append(all, wait(t, path, o, (*Lock).Lock, func(l *Lock) {
+				mu.Lock()
 				served = append(served, i)
-				w.l.Unlock()
-			})
-			all = append(all, w)
+				mu.Unlock()
+				l.Unlock()
+			}))
 			queued(t, path, i+1)
 		}
 		for i, k := range []int{0, 3, 7} {

@@ -1,0 +1,82 @@
+package process
+
+import (
+	"errors"
+	"io/fs"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Processes reads the stat line of every process that this procfs shows.
+func (p *Proc) Processes() ([]Stat, error) { return p.list() }
+
+// Names lists a directory of the procfs ("1/fd"), without "." and "..".
+func (p *Proc) Names(name string) ([]string, error) { return p.names(name) }
+
+// Hidden says why Processes may leave some out, "" where it does not: hidepid=,
+// proc(5). What is outside of the PID namespace is never shown; see Initial.
+func (p *Proc) Hidden() string { return p.hidden() }
+
+// initialPIDNS is the inode number of the machine's own PID namespace,
+// PROC_PID_INIT_INO of linux/proc_ns.h.
+const initialPIDNS = 0xEFFFFFFC
+
+// Initial reports whether we are in the machine's own PID namespace, outside of
+// which no process is.
+func (p *Proc) Initial() bool { return p.pidNamespace(p.self) == initialPIDNS }
+
+// Gone reports whether err says that a process, or what it had open, is gone.
+func Gone(err error) bool { return gone(err) }
+
+// Inode is the identity of what the link name leads to ("1/fd/3"), as stat(2)
+// gives it. A network file system is not asked anew where the kernel has
+// statx(2).
+func (p *Proc) Inode(name string) (dev, ino uint64, err error) {
+	var sx linux.StatxT
+	err = linux.Statx(p.fd, name, linux.AT_NO_AUTOMOUNT|linux.AT_STATX_DONT_SYNC, linux.STATX_INO, &sx)
+	if err == nil {
+		return linux.Makedev(sx.Dev_major, sx.Dev_minor), sx.Ino, nil
+	}
+	if errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM) { // before Linux 4.11, or a filter
+		var st syscall.Stat_t
+		err = linux.Fstatat(p.fd, name, linux.AT_NO_AUTOMOUNT, &st)
+		dev, ino = uint64(st.Dev), st.Ino
+	}
+	if err != nil {
+		return 0, 0, &fs.PathError{Op: "stat", Path: "/proc/" + name, Err: err}
+	}
+	return dev, ino, nil
+}
+
+// FDInfo is what the kernel tells of an open file in /proc/PID/fdinfo,
+// proc_pid_fdinfo(5).
+type FDInfo struct {
+	MountID int
+	Ino     uint64   // of the inode as the kernel counts it; 0 before Linux 5.14
+	Locks   []string // the "lock:" lines, without that word
+}
+
+// FDInfo reads /proc/PID/fdinfo/FD. pid is a number or "self".
+func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
+	text, err := p.ReadFile(pid + "/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return FDInfo{}, err
+	}
+	var info FDInfo
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "mnt_id":
+			info.MountID, _ = strconv.Atoi(value)
+		case "ino":
+			info.Ino, _ = strconv.ParseUint(value, 10, 64)
+		case "lock":
+			info.Locks = append(info.Locks, value)
+		}
+	}
+	return info, nil
+}
