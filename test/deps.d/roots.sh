@@ -27,11 +27,11 @@ say() { echo "roots: $*" >&2; }
 
 wanted() { echo "$format $suite $common ${trees[$1]}"; }
 make_tree() { # make_tree NAME
-	local name=$1 keyring
+	local name=$1 keyring work=/tmp
 	keyring=$(apt_keyring)
 	say "making a $suite system with $name"
 	rm -rf "$deps/$name.new" && mkdir -p "$deps/$name.new"
-	case $deps in /tmp/*) say "the directory $deps would be hidden by a private /tmp"; return 1 ;; esac
+	case $deps in /tmp/*) work=/var/tmp ;; esac # what is mounted there must not hide $deps
 	# A device node of the machine must not get into the chroot, whatever
 	# mmdebstrap makes of this machine: it gets a /dev that is not the machine's.
 	# The chroot is on a tmpfs, where dpkg's many fsyncs cost nothing.
@@ -48,9 +48,11 @@ make_tree() { # make_tree NAME
 			ln -s pts/ptmx "$dev/ptmx"; ln -s /proc/self/fd "$dev/fd"; ln -s fd/1 "$dev/stdout"; ln -s fd/2 "$dev/stderr"; ln -s fd/0 "$dev/stdin"
 			mount --move "$dev" /dev
 			rmdir "$dev"
-			mount -t tmpfs -o mode=1777 tmp /tmp
-			export TMPDIR=/tmp
-			exec "$@"' bash \
+			cd /
+			export TMPDIR=$1
+			shift
+			mount -t tmpfs -o mode=1777 tmp "$TMPDIR"
+			exec "$@"' bash $work \
 		mmdebstrap --quiet --variant=minbase --mode=root --format=tar \
 		--include="$common,${trees[$name]// /,}" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
