@@ -425,8 +425,8 @@ func (l *Lock) Close() error {
 	if e := l.begin(idle, ErrInUse); e != nil {
 		return l.fail("close", e)
 	}
+	l.end(closed) // first, so that Holders does not use what is closed now
 	l.release()
-	l.end(closed)
 	return err
 }
 

@@ -15,6 +15,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv("LOCKFILE_TEST_ROLE"); role != "" {
+		os.Exit(play(role))
+	}
 	seccomptest.Setup()
 	nstest.Main(m)
 }
