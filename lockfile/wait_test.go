@@ -138,7 +138,7 @@ func TestMaskWhileWaiting(t *testing.T) {
 	found := 0
 	for _, task := range tasks {
 		status, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/status")
-		found += strings.Count(string(status), fmt.Sprintf("\nSigBlk:\t%016x\n", mask.Val[0]))
+		found += strings.Count(string(status), fmt.Sprintf("\nSigBlk:\t%016x\n", mask))
 	}
 	if found != 1 {
 		t.Errorf("%d threads have the mask of a wait, want 1", found)
@@ -226,7 +226,7 @@ func TestCancelsLeaveNothing(t *testing.T) {
 		must(t, err)
 		for _, task := range tasks {
 			status, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/status")
-			if strings.Contains(string(status), fmt.Sprintf("\nSigBlk:\t%016x\n", mask.Val[0])) {
+			if strings.Contains(string(status), fmt.Sprintf("\nSigBlk:\t%016x\n", mask)) {
 				t.Errorf("thread %s has the mask of a wait:\n%s", task.Name(), status)
 			}
 		}

@@ -26,7 +26,8 @@ const (
 // DropBounding takes every capability that is not in keep (bit 1<<CAP_...) out
 // of the bounding set of the calling thread, so that no program that it
 // executes gets it: prctl(2) PR_CAPBSET_DROP. Lock the goroutine to its thread
-// first; other threads keep theirs. EPERM without CAP_SETPCAP.
+// first; other threads keep theirs. EPERM without CAP_SETPCAP,
+// unless nothing has to be taken out.
 func DropBounding(keep uint64) error {
 	for c := 0; c < 64; c++ {
 		if keep>>c&1 == 1 {
@@ -36,6 +37,10 @@ func DropBounding(keep uint64) error {
 		case nil:
 		case syscall.EINVAL: // beyond the kernel's last capability
 			return nil
+		case syscall.EPERM:
+			if in, _, e := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0, 0); e != 0 || in != 0 {
+				return wrap("prctl PR_CAPBSET_DROP", err)
+			}
 		default:
 			return wrap("prctl PR_CAPBSET_DROP", err)
 		}

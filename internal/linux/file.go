@@ -241,6 +241,15 @@ func WriteAll(fd int, data []byte) error {
 	return nil
 }
 
+// Pread is pread64(2).
+func Pread(fd int, buf []byte, off int64) (n int, err error) {
+	err = retry(func() (err error) {
+		n, err = unix.Pread(fd, buf, off)
+		return err
+	})
+	return n, wrap("pread64", err)
+}
+
 // Read is read(2).
 func Read(fd int, buf []byte) (int, error) {
 	for {

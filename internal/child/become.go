@@ -1,0 +1,108 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Become replaces this process by the command, execve(2): it has the same number,
+// the same descriptors but those of ours, and what Find found. It returns only
+// where that fails, with an *Error. By then this thread may have changed its user:
+// tell the error and exit with its Status.
+func Become(c Command) error {
+	runtime.LockOSThread() // credentials and the signal mask are the thread's
+	if err := prepare(&c); err != nil {
+		return err
+	}
+	return c.run(func(path string) error { return syscall.Exec(path, c.Args, c.Env) })
+}
+
+// prepare makes the calling thread one whose execve(2) gives the command what it
+// is to have. The goroutine must be locked to it for good.
+func prepare(c *Command) error {
+	if len(c.Args) == 0 {
+		return failed(errors.New("there is no command to run"))
+	}
+	for _, list := range [][]string{c.Args, c.Env} {
+		for _, s := range list {
+			if strings.IndexByte(s, 0) >= 0 {
+				return failed(fmt.Errorf("%.60q holds a NUL byte, which no argument and no environment variable can", s))
+			}
+		}
+	}
+	if err := c.drop(); err != nil {
+		return failed(err)
+	}
+	if err := c.Found.restore(); err != nil {
+		return failed(fmt.Errorf("cannot give the command the signals that this process was started with: %w", err))
+	}
+	return nil
+}
+
+// run calls try with the paths that Args[0] can mean, one after the other, until
+// one is executed: execvp(3), but for ENOEXEC, where that would start a shell.
+func (c *Command) run(try func(path string) error) error {
+	name := c.Args[0]
+	if name == "" || strings.Contains(name, "/") {
+		return explain(name, name, try(name))
+	}
+	path, set := lookup(c.Env, "PATH")
+	if !set {
+		path = defaultPath
+	}
+	var denied, missing string // the first path that was there all the same
+	last := error(syscall.ENOENT)
+	for _, dir := range strings.Split(path, ":") {
+		file := name
+		if dir != "" { // empty is the working directory
+			file = dir + "/" + name
+		}
+		err := try(file)
+		switch {
+		case err == nil:
+			return nil
+		case err == syscall.EACCES:
+			if denied == "" {
+				denied = file
+			}
+		case err == syscall.ENOENT, err == syscall.ENOTDIR, err == syscall.ESTALE, err == syscall.ENODEV, err == syscall.ETIMEDOUT:
+			last = err
+			if missing == "" && exists(file) {
+				missing = file
+			}
+		default:
+			return explain(name, file, err)
+		}
+	}
+	switch {
+	case denied != "":
+		return explain(name, denied, syscall.EACCES)
+	case missing != "":
+		return explain(name, missing, last)
+	}
+	return &Error{Status: StatusNotFound, Err: fmt.Errorf("%s: not found in PATH=%s; give its path, or set PATH", name, path)}
+}
+
+// defaultPath is where execvp(3) looks without PATH: _CS_PATH of confstr(3).
+const defaultPath = "/bin:/usr/bin"
+
+// lookup is getenv(3) in env.
+func lookup(env []string, name string) (string, bool) {
+	for _, kv := range env {
+		if len(kv) > len(name) && kv[len(name)] == '=' && kv[:len(name)] == name {
+			return kv[len(name)+1:], true
+		}
+	}
+	return "", false
+}
+
+// exists reports whether there is something at path, whatever it is.
+func exists(path string) bool {
+	var st syscall.Stat_t
+	return linux.Fstatat(linux.AT_FDCWD, path, 0, &st) == nil
+}

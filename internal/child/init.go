@@ -1,0 +1,223 @@
+package child
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Options say how an Init treats the command. The zero value is what tini does
+// without options, as the first process of a container.
+type Options struct {
+	// Group forwards signals to the whole process group of the command.
+	Group bool
+	// DeathSignal, unless 0, is what this process gets, and so the command, when the
+	// process that started it ends.
+	DeathSignal syscall.Signal
+	// Report, unless nil, is told of a signal that could not be forwarded. It is
+	// called from a goroutine of its own.
+	Report func(error)
+}
+
+// Init is this process as the init process over one command. See the package
+// documentation. It is made by Hold and used for one Run.
+type Init struct {
+	opts    Options
+	ignored linux.Sigset // found so: left alone
+	held    chan struct{}
+
+	mu      sync.Mutex
+	pid     int // of the command, 0 until it is started
+	ended   bool
+	pending []syscall.Signal // came before the command was there, each once
+}
+
+// early are the signals that people send to end or to steer a process. They are
+// caught from Hold on, because one that comes before the command is there must
+// reach it; all others only from when it is there, because each costs time.
+var early = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+
+// Hold begins to catch signals for a command that Run will start, and returns
+// while that still goes on. found is what Find found. Nothing else in the process
+// may use os/signal for signals that are to be forwarded, or wait for children
+// after Run has begun.
+func Hold(found Found, o Options) (*Init, error) {
+	in := &Init{opts: o, ignored: found.ignored, held: make(chan struct{})}
+	if o.DeathSignal != 0 {
+		if err := setDeathSignal(o.DeathSignal, found.parent); err != nil {
+			return nil, err
+		}
+	}
+	go func() {
+		for _, sig := range early {
+			in.catch(sig)
+		}
+		close(in.held)
+	}()
+	return in, nil
+}
+
+// setDeathSignal sets the parent-death signal of this process. It belongs to a
+// thread and ends with it; the runtime ends no thread but those of goroutines that
+// were locked to them.
+func setDeathSignal(sig syscall.Signal, parent int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := linux.SetParentDeathSignal(sig); err != nil {
+		return err
+	}
+	if syscall.Getppid() != parent { // it ended before
+		return syscall.Kill(syscall.Getpid(), sig)
+	}
+	return nil
+}
+
+// catch forwards sig from now on. Each signal has a channel with room for one:
+// what comes while that is full is the same signal once more, which the kernel too
+// would keep only once. A channel for several would lose one signal behind a
+// flood of another.
+func (in *Init) catch(sig syscall.Signal) {
+	if in.ignored.Has(sig) {
+		return // and so does the command, by inheritance
+	}
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, sig)
+	go func() {
+		for range c {
+			in.forward(sig)
+		}
+	}()
+}
+
+// forward sends sig to the command, or keeps it until that is there.
+func (in *Init) forward(sig syscall.Signal) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.ended: // the number may soon be another process's
+	case in.pid == 0:
+		for _, s := range in.pending {
+			if s == sig {
+				return
+			}
+		}
+		in.pending = append(in.pending, sig)
+	default:
+		pid := in.pid
+		if in.opts.Group {
+			pid = -pid
+		}
+		if err := syscall.Kill(pid, sig); err != nil && err != syscall.ESRCH && in.opts.Report != nil {
+			go in.opts.Report(fmt.Errorf("signal %d (%v) cannot be forwarded to process %d: %w", int(sig), sig, in.pid, err))
+		}
+	}
+}
+
+// Run starts the command, waits for its end and returns its exit status: its own,
+// or 128 and the number of the signal that killed it. Until then it forwards
+// signals and reaps every process that has become a child of this one. An error is
+// an *Error: the command did not run.
+func (in *Init) Run(c Command) (status int, err error) {
+	if syscall.Getpid() != 1 {
+		if err := linux.SetChildSubreaper(); err != nil {
+			return 0, failed(err)
+		}
+	}
+	<-in.held
+	pid, err := start(c)
+	if err != nil {
+		return 0, err
+	}
+	in.mu.Lock()
+	in.pid = pid
+	pending := in.pending
+	in.pending = nil
+	in.mu.Unlock()
+	for _, sig := range pending {
+		in.forward(sig)
+	}
+	go in.settle()
+	for {
+		ended, err := linux.WaitEnded()
+		if err != nil {
+			return 0, failed(fmt.Errorf("cannot wait for the command: %w", err))
+		}
+		if ended == pid {
+			in.mu.Lock()
+			in.ended = true
+			in.mu.Unlock()
+		}
+		ws, err := linux.Reap(ended)
+		if err != nil && !errors.Is(err, syscall.ECHILD) {
+			return 0, failed(err)
+		}
+		if ended == pid {
+			return statusOf(ws), nil
+		}
+	}
+}
+
+func statusOf(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return StatusSignalled + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// start starts the command in a process group of its own, which gets the terminal
+// if ours has it: then what is typed reaches the command alone, and the whole of
+// it.
+func start(c Command) (pid int, err error) {
+	sys := &syscall.SysProcAttr{Setpgid: true}
+	if linux.IsForeground(0) {
+		sys.Foreground, sys.Ctty = true, 0
+	}
+	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}, Sys: sys}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: a thread with the command's credentials is fit for nothing else
+		if err = prepare(&c); err != nil {
+			return
+		}
+		err = c.run(func(path string) (err error) {
+			// A fork to find out that nothing is there would cost too much.
+			var st syscall.Stat_t
+			if err := linux.Fstatat(linux.AT_FDCWD, path, 0, &st); err != nil {
+				return errors.Unwrap(err)
+			}
+			pid, err = linux.ForkExec(path, c.Args, attr)
+			return err
+		})
+	}()
+	<-done
+	return pid, err
+}
+
+// settle makes ready for a long life, while the command already runs.
+func (in *Init) settle() {
+	// Standard output and error of ours may be the terminal, of which the command
+	// now has the foreground.
+	signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
+	for sig := syscall.Signal(1); sig <= linux.NumSignals; sig++ {
+		if !later.Has(sig) {
+			continue
+		}
+		in.catch(sig)
+	}
+}
+
+// later are the signals to be caught once the command is there: all but the early
+// ones, those that cannot be caught, the children's, those of a terminal that we
+// have no business with, and what the runtime does not let a program have.
+var later = ^(linux.Sigset(0).With(early...).With(
+	syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGTTIN, syscall.SIGTTOU,
+	syscall.SIGURG, // how the runtime interrupts its own threads
+	syscall.SIGILL, syscall.SIGTRAP, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV, syscall.SIGSYS, syscall.SIGSTKFLT,
+	syscall.SIGPROF, 32, 33, 34))
