@@ -167,6 +167,32 @@ func (p *Proc) Elsewhere(ctx context.Context, visit func(who Process, table []by
 	return nil
 }
 
+// Inhabitant is a process that lives in the PID namespace with this inode number,
+// or one of no PID if there is none. It fails where one cannot be seen.
+func (p *Proc) Inhabitant(ctx context.Context, ns uint64) (Process, error) {
+	if why := p.hidden(); why != "" {
+		return Process{}, errors.New(why)
+	}
+	list, err := p.list()
+	if err != nil {
+		return Process{}, err
+	}
+	for _, st := range list {
+		if st.Kernel() || st.Dead() {
+			continue
+		}
+		link, err := linux.Readlinkat(p.fd, strconv.Itoa(st.PID)+"/ns/pid")
+		switch {
+		case gone(err):
+		case err != nil:
+			return Process{}, unseen(st, "PID namespace", err)
+		case link == "pid:["+strconv.FormatUint(ns, 10)+"]":
+			return Process{st.PID, st.Comm}, nil
+		}
+	}
+	return Process{}, ctx.Err()
+}
+
 func unseen(st Stat, what string, err error) error {
 	return fmt.Errorf("cannot see the %s of process %d (%s): %w", what, st.PID, strings.ToValidUTF8(st.Comm, "?"), err)
 }

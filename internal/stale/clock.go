@@ -119,7 +119,10 @@ func (j *Judge) younger(start uint64, o *object) (bool, error) {
 	}
 	w := o.written()
 	started := int64(start)*tick + offset
-	if w > now || started <= w+startMargin {
+	if w > now {
+		return false, fmt.Errorf("its time is %v ahead of the clock", time.Duration(w-now))
+	}
+	if started <= w+startMargin {
 		return false, nil
 	}
 	s := j.opts.Stamp

@@ -99,9 +99,15 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 	} else {
 		g.evidence = append(g.evidence, why)
 		g.notOurs = why.Text
+		if g.ours = j.initial; !g.ours {
+			return g, nil
+		}
 		return g, j.reached(ctx, g, o)
 	}
-	return g, j.alone(ctx, g)
+	if err := j.alone(ctx, g); err != nil || g.exclusive {
+		return g, err
+	}
+	return g, j.reached(ctx, g, o)
 }
 
 // vouched reports whether somebody who knows says that the ground is ours: this
@@ -183,6 +189,8 @@ func (j *Judge) containerRoot(g *ground) Evidence {
 			return no(NotContainerRoot, "a %s is mounted on %s, as on a machine", o.FSType, o.Point)
 		case hostPoint(o.Point):
 			return no(NotContainerRoot, "%s is a mount, as on a machine", o.Point)
+		case o.ID != m.ID && o.Major == m.Major && o.Minor == m.Minor && (o.Point == "/home" || under(m.Root, o.Root)):
+			return no(NotContainerRoot, "%s shows more of the file system that / is a part of", o.Point)
 		case o.Point == "/run" && j.visible("/run/systemd/system"):
 			return no(NotContainerRoot, "a systemd runs on /run")
 		}
@@ -215,7 +223,7 @@ var hostTypes = map[string]bool{
 // hostPoint reports mount points that machines have.
 func hostPoint(p string) bool {
 	switch p {
-	case "/boot", "/boot/efi", "/efi", "/sysroot", "/home", "/var/lib/docker", "/var/lib/containers":
+	case "/boot", "/boot/efi", "/efi", "/sysroot":
 		return true
 	}
 	return false
@@ -237,14 +245,10 @@ func (j *Judge) rootMount() (int, error) {
 	return j.proc.MountID(root.Fd())
 }
 
-// reached finds out on ground that is not exclusive whether the PIDs in its files
-// are of our namespace: in the initial PID namespace, which shows every process,
-// if no process of another one has the place in sight.
+// reached takes g.ours back if a process of a PID namespace below ours has the
+// place in sight: the PIDs in its files may be numbers of that one. In the initial
+// PID namespace these are all that there are.
 func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
-	if !j.initial {
-		return nil
-	}
-	g.ours, g.notOurs = true, ""
 	err := j.proc.Elsewhere(ctx, func(who process.Process, text []byte) bool {
 		table, err := mounts.ParseText(text)
 		if err != nil {

@@ -3,6 +3,7 @@ package stale
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -122,8 +123,15 @@ func (j *Judge) directory(ctx context.Context, f *Finding, o *object) error {
 	return j.leftBehind(ctx, f, o, "a directory is used by its name")
 }
 
-// pidFile judges by the PID that a file names.
-func (j *Judge) pidFile(ctx context.Context, f *Finding, o *object) error {
+// file judges a PID file or lock file: by who locks it, then by the PID in it, as
+// UUCP locks have one, too. Without a PID only what is left behind is stale: a PID
+// file may be in the making, and a lock file that nobody locks is not in the way
+// of anybody who uses flock(2).
+func (j *Judge) file(ctx context.Context, f *Finding, o *object) error {
+	if !o.ground.local { // it is not even opened: a server that is gone would let us wait
+		f.decide(CannotTell, NetworkFS, "%s", o.ground.notOurs)
+		return nil
+	}
 	if !j.unlocked(f, o) {
 		return nil
 	}
@@ -131,14 +139,18 @@ func (j *Judge) pidFile(ctx context.Context, f *Finding, o *object) error {
 	if err != nil || !ok {
 		return err
 	}
-	if r == nil { // empty, or something else than a PID
-		return j.leftBehind(ctx, f, o, "it may be a PID file that is being written")
+	switch {
+	case r == nil:
+		return j.leftBehind(ctx, f, o, "it may be in the making, or locked later")
+	case r.Own():
+		err = j.ownRecord(ctx, f, o, r)
+	default:
+		err = j.bareRecord(f, o, r)
 	}
-	f.PID = r.PID
-	if r.Own() {
-		return j.ownRecord(ctx, f, o, r)
+	if err == nil && f.Verdict == Stale && !o.act && !o.ground.exclusive {
+		return j.sharedLock(ctx, f, o)
 	}
-	return j.bareRecord(ctx, f, o, r)
+	return err
 }
 
 // record reads the file. Nothing is decided if ok is false; a nil record means
@@ -157,6 +169,7 @@ func (j *Judge) record(f *Finding, o *object) (r *process.Record, ok bool, err e
 	if err != nil {
 		return nil, false, err
 	}
+	f.PID = rec.PID
 	return &rec, true, nil
 }
 
@@ -186,7 +199,7 @@ func content(o *object) ([]byte, error) {
 }
 
 // bareRecord judges a PID alone. Whose PID it is decides the ground.
-func (j *Judge) bareRecord(ctx context.Context, f *Finding, o *object, r *process.Record) error {
+func (j *Judge) bareRecord(f *Finding, o *object, r *process.Record) error {
 	if !o.ground.ours {
 		f.decide(CannotTell, ForeignNamespace, "it names PID %d, which may be of another PID namespace or machine: %s", r.PID, o.ground.notOurs)
 		return nil
@@ -194,6 +207,11 @@ func (j *Judge) bareRecord(ctx context.Context, f *Finding, o *object, r *proces
 	id, err := j.proc.Ident(r.PID)
 	switch {
 	case errors.Is(err, process.ErrNoProcess):
+		// On exclusive ground a thread of that number is of ourselves.
+		if err := linux.KillZero(r.PID); !o.ground.exclusive && !errors.Is(err, syscall.ESRCH) {
+			f.decide(CannotTell, NoPermission, "%d, which it names, is the number of a thread of another process", r.PID)
+			return nil
+		}
 		f.decide(Stale, ProcessGone, "process %d, which it names, is gone", r.PID)
 		return nil
 	case err != nil:
@@ -245,15 +263,29 @@ func (j *Judge) ownRecord(ctx context.Context, f *Finding, o *object, r *process
 	if r.BootID == j.run.BootID && r.PIDNS == j.ourNS && r.InitStart == j.run.InitStart {
 		return j.sameRun(f, r)
 	}
-	other := "an earlier run of this container"
+	other := "another run or PID namespace"
 	if r.BootID != j.run.BootID {
-		other = "an earlier boot"
+		other = "another boot"
 	}
 	if o.ground.exclusive {
 		f.decide(Stale, OtherRun, "process %d, which it names, was of %s, and nobody else uses this place", r.PID, other)
 		return nil
 	}
-	if r.BootID == j.run.BootID && j.initial && r.Handle != 0 {
+	if r.BootID == j.run.BootID && j.initial {
+		return j.fromTheTop(ctx, f, r)
+	}
+	if o.ground.ours {
+		f.decide(Stale, OtherRun, "process %d, which it names, was of %s, and no other PID namespace uses this place", r.PID, other)
+		return nil
+	}
+	f.decide(CannotTell, ForeignNamespace, "it was written in another PID namespace or boot, and whether its process %d lives there cannot be seen: %s", r.PID, o.ground.notOurs)
+	return nil
+}
+
+// fromTheTop judges a record of this boot and another PID namespace, from the
+// initial one, which shows all processes by some number.
+func (j *Judge) fromTheTop(ctx context.Context, f *Finding, r *process.Record) error {
+	if r.Handle != 0 {
 		id, err := j.proc.IdentByHandle(r.Handle)
 		if err == nil {
 			id.Close()
@@ -265,11 +297,16 @@ func (j *Judge) ownRecord(ctx context.Context, f *Finding, o *object, r *process
 			return nil
 		}
 	}
-	if o.ground.ours && o.ground.local {
-		f.decide(Stale, OtherRun, "process %d, which it names, was of %s, and no other PID namespace uses this place", r.PID, other)
-		return nil
+	switch who, err := j.proc.Inhabitant(ctx, r.PIDNS); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		f.decide(CannotTell, NoPermission, "%v", err)
+	case who.PID != 0:
+		f.decide(CannotTell, ForeignNamespace, "process %d (%s) is alive in the PID namespace that it is of, where its process %d may be, too", who.PID, who.Comm, r.PID)
+	default:
+		f.decide(Stale, ProcessGone, "nobody is alive any more in the PID namespace that its process %d was in", r.PID)
 	}
-	f.decide(CannotTell, ForeignNamespace, "it was written in another PID namespace or boot, and whether its process %d lives there cannot be seen: %s", r.PID, o.ground.notOurs)
 	return nil
 }
 
@@ -295,25 +332,4 @@ func (j *Judge) sameRun(f *Finding, r *process.Record) error {
 		f.decide(Live, ProcessAlive, "process %d (%s), which it names, is alive", r.PID, id.Comm)
 	}
 	return nil
-}
-
-// lock judges a lock file: by the PID in it, as UUCP locks have one; else only
-// what is left behind is stale, because a file that nobody locks harms nobody who
-// uses flock(2).
-func (j *Judge) lock(ctx context.Context, f *Finding, o *object) error {
-	if !j.unlocked(f, o) {
-		return nil
-	}
-	r, ok, err := j.record(f, o)
-	if err != nil || !ok {
-		return err
-	}
-	if r == nil {
-		return j.leftBehind(ctx, f, o, "a lock file that nobody locks is not in anybody's way")
-	}
-	f.PID = r.PID
-	if r.Own() {
-		return j.ownRecord(ctx, f, o, r)
-	}
-	return j.bareRecord(ctx, f, o, r)
 }

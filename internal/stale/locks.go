@@ -1,12 +1,13 @@
 package stale
 
 import (
-	"bytes"
+	"context"
 	"errors"
-	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/locks"
 )
 
 // unlocked reports whether no lock is seen on the held file; else f is decided.
@@ -14,9 +15,6 @@ import (
 // fail who starts right then. In the act flock(2) is taken, and o holds it until
 // it is closed.
 func (j *Judge) unlocked(f *Finding, o *object) bool {
-	if !o.ground.local {
-		return true // the network's locks are asked over the network; the ground decides
-	}
 	fd, err := o.node.OpenFile(linux.O_RDONLY)
 	if err != nil {
 		f.decide(CannotTell, NoPermission, "it cannot be opened to look for locks: %v", err)
@@ -44,47 +42,49 @@ func (j *Judge) unlocked(f *Finding, o *object) bool {
 	return false
 }
 
-// flocked decides f if /proc/locks shows a flock(2) on o. It shows none that was
-// taken by a process outside of our PID namespace or one that has ended.
+// flocked decides f if /proc/locks shows a lock on o. It shows none that was taken
+// by a process outside of our PID namespace, nor in a namespace below the initial
+// one any whose taker has ended.
 func (j *Judge) flocked(f *Finding, o *object) bool {
-	m := o.ground.mount
 	text, err := j.proc.ReadFile("locks")
-	if err != nil || m == nil {
+	if err != nil {
 		return false
 	}
-	pid, held := holderOf(text, m.Major, m.Minor, o.st.Ino)
+	l, held := holderOf(string(text), o.ground.mount.Major, o.ground.mount.Minor, o.st.Ino)
 	if held {
-		f.decide(Live, LockHeld, "a lock is held on it, taken by process %d", pid)
+		f.decide(Live, LockHeld, "a %s lock is held on it, taken by process %d", l.Kind, l.PID)
 	}
 	return held
 }
 
-// holderOf looks for a lock on an inode in the text of /proc/locks, proc_locks(5):
-//
-//	1: FLOCK  ADVISORY  WRITE 1234 00:2f:5678 0 EOF
-//	1: -> FLOCK  ADVISORY  WRITE 1235 00:2f:5678 0 EOF
-//
-// The device is the superblock's. A line with "->" waits and holds nothing.
-func holderOf(text []byte, major, minor uint32, ino uint64) (pid int, held bool) {
-	for line := range bytes.Lines(text) {
-		w := bytes.Fields(line)
-		if len(w) < 6 || string(w[1]) == "->" {
-			continue
+// holderOf looks for a lock on an inode in the text of /proc/locks. The device is
+// the superblock's.
+func holderOf(text string, major, minor uint32, ino uint64) (locks.Lock, bool) {
+	for line := range strings.Lines(text) {
+		l, err := locks.Parse(line)
+		if err == nil && !l.Waiting && l.Kind != locks.Lease && l.Major == major && l.Minor == minor && l.Ino == ino {
+			return l, true
 		}
-		at := bytes.Split(w[5], []byte(":"))
-		if len(at) != 3 {
-			continue
-		}
-		ma, err1 := strconv.ParseUint(string(at[0]), 16, 32)
-		mi, err2 := strconv.ParseUint(string(at[1]), 16, 32)
-		n, err3 := strconv.ParseUint(string(at[2]), 10, 64)
-		if errors.Join(err1, err2, err3) != nil || uint32(ma) != major || uint32(mi) != minor || n != ino {
-			continue
-		}
-		pid, _ = strconv.Atoi(string(w[4]))
-		return pid, true
 	}
-	return 0, false
+	return locks.Lock{}, false
+}
+
+// sharedLock looks whether a process holds a lock that another one took which has
+// ended (sh's "exec 9>file; flock 9"): the descriptors of all processes tell.
+func (j *Judge) sharedLock(ctx context.Context, f *Finding, o *object) error {
+	r, err := locks.Of(ctx, j.proc, o.node.Fd())
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		f.decide(CannotTell, NoPermission, "who holds locks on it cannot be seen: %v", err)
+	case len(r.Holders) > 0:
+		h := r.Holders[0]
+		f.decide(Live, LockHeld, "process %d (%s) holds a %s lock on it", h.PID, h.Comm, h.Lock.Kind)
+	case len(r.Unseen) > 0:
+		f.decide(Live, LockHeld, "somebody holds a %s lock on it", r.Unseen[0].Kind)
+	}
+	return nil
 }
 
 // heldByKin decides f if we or one of our ancestors have the file open: a lock of

@@ -41,6 +41,4 @@ const (
 	UsedByName       Proof = "used-by-name"      // nothing shows whether it is used
 	NotEmpty         Proof = "not-empty"         // what is in it decides
 	WrongType        Proof = "wrong-type"        // not what it is said to be
-	LockFree         Proof = "lock-free"         // nobody is seen to hold the lock
-	FutureTime       Proof = "future-time"       // its time is later than now
 )

@@ -44,6 +44,11 @@ func (f *Finding) remove(ctx context.Context) error {
 		return err
 	}
 	defer node.Close()
+	a, err := newAside(f.dir, f.name)
+	if err != nil {
+		return err
+	}
+	defer a.close()
 	o := &object{node: node, dir: f.dir, name: f.name}
 	again := &Finding{Path: f.Path, asked: f.Kind}
 	if err := f.judge.judge(ctx, again, o); err != nil {
@@ -55,11 +60,9 @@ func (f *Finding) remove(ctx context.Context) error {
 	if again.Verdict != Stale {
 		return fmt.Errorf("%w: it is %q now: %s", ErrChanged, again.Verdict, again.Why())
 	}
-	a, err := takeAside(f.dir, f.name)
-	if err != nil {
+	if err := a.take(); err != nil {
 		return err
 	}
-	defer a.close()
 	if err := f.proveAside(ctx, a, o); err != nil {
 		return errors.Join(err, a.putBack(o.st.IsDir()))
 	}
@@ -106,30 +109,33 @@ type aside struct {
 	hold   []int     // descriptors with locks that last until the end
 }
 
-// takeAside moves the entry into a new directory of mode 0700. Where there is no
+// newAside makes a new directory of mode 0700 for the entry. Where there is no
 // room for one (a full /run is what people want to clean), a temporary name does
 // if the directory is closed to others.
-func takeAside(from *fsat.Dir, name string) (*aside, error) {
+func newAside(from *fsat.Dir, name string) (*aside, error) {
 	a := &aside{from: from, origin: name, name: name, box: fsat.TempName()}
 	err := linux.Mkdirat(from.Fd(), a.box, 0o700)
 	if err != nil {
 		if noRoom(err) && closed(from) {
 			a.dir, a.box, a.name = from, "", fsat.TempName()
-			return a, linux.Renameat2(from.Fd(), name, from.Fd(), a.name, 0)
+			return a, nil
 		}
 		return nil, err
 	}
-	if a.dir, err = openBox(from, a.box); err == nil {
-		if err = linux.Renameat2(from.Fd(), name, a.dir.Fd(), name, 0); err == nil {
-			return a, nil
-		}
-		a.dir.Close()
+	if a.dir, err = openBox(from, a.box); err != nil {
+		from.Rmdir(a.box) // fails, as it must, if it is not the empty one of ours
+		return nil, err
 	}
-	from.Rmdir(a.box) // fails, as it must, if it is not the empty one of ours
+	return a, nil
+}
+
+// take moves the entry aside.
+func (a *aside) take() error {
+	err := linux.Renameat2(a.from.Fd(), a.origin, a.dir.Fd(), a.name, 0)
 	if fsat.NotExist(err) {
 		err = fmt.Errorf("%w: %w", ErrChanged, err)
 	}
-	return nil, err
+	return err
 }
 
 func noRoom(err error) bool {

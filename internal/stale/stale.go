@@ -158,15 +158,11 @@ func New(ctx context.Context, o Options) (*Judge, error) {
 		j.named = append(j.named, p)
 	}
 	j.ourNS = j.proc.PIDNamespace()
-	j.initial = j.ourNS == initialPIDNamespace
+	j.initial = j.proc.Initial()
 	j.run, j.runErr = j.proc.Identity()
 	j.clock = j.readClock()
 	return j, ctx.Err()
 }
-
-// initialPIDNamespace is PROC_PID_INIT_INO of linux/proc_ns.h, the inode number
-// of the initial PID namespace.
-const initialPIDNamespace = 4026531836
 
 // object is an inode that is being judged, held by an O_PATH descriptor.
 type object struct {
@@ -243,10 +239,8 @@ func (j *Judge) judge(ctx context.Context, f *Finding, o *object) error {
 	switch f.Kind {
 	case Socket:
 		j.socket(f, o)
-	case PIDFile:
-		return j.pidFile(ctx, f, o)
-	case Lock:
-		return j.lock(ctx, f, o)
+	case PIDFile, Lock:
+		return j.file(ctx, f, o)
 	case FIFO:
 		return j.leftBehind(ctx, f, o, "a FIFO is used by its name: nobody has to have it open")
 	case Directory:
