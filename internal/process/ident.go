@@ -25,8 +25,10 @@ var ErrHidden = errors.New("/proc does not show the process")
 // later one of the same number.
 type Ident struct {
 	PID   int
-	Start uint64 // clock ticks after the boot
+	Start uint64 // clock ticks after the boot, whichever time namespace we are in
 	Comm  string
+	// Kernel is a thread of the kernel.
+	Kernel bool
 	// Dead is a zombie: it has ended, and its parent has not waited for it.
 	Dead bool
 	// PIDNS is the inode number of the PID namespace that it is in, 0 where we may
@@ -146,7 +148,10 @@ func (p *Proc) fill(id *Ident) error {
 		}
 		return err
 	}
-	id.Start, id.Comm = st.Start, st.Comm
+	if id.Start, err = p.ticks(st); err != nil {
+		return err
+	}
+	id.Comm, id.Kernel = st.Comm, st.Kernel()
 	id.PIDNS = p.pidNamespace(id.PID)
 	id.Handle = pidfsInode(id.pidfd)
 	// Only now: while the process lives its number is no other's, so what was
@@ -190,7 +195,10 @@ func (p *Proc) unheld(pid int) (*Ident, error) {
 	if again.Start != st.Start {
 		return nil, fmt.Errorf("process %d: %w: the number changed hands", pid, ErrNoProcess)
 	}
-	id.Start, id.Comm, id.Dead = again.Start, again.Comm, again.Dead()
+	if id.Start, err = p.ticks(again); err != nil {
+		return nil, err
+	}
+	id.Comm, id.Dead, id.Kernel = again.Comm, again.Dead(), again.Kernel()
 	return id, nil
 }
 
@@ -305,9 +313,54 @@ func (p *Proc) Record(pid int) (Record, error) {
 		return Record{}, fmt.Errorf("process %d has ended: %w", pid, ErrNoProcess)
 	}
 	// The number is one of our own namespace, whichever the process is in.
-	ns := p.pidNamespace(p.self)
+	ns := p.PIDNamespace()
 	if ns == 0 {
 		return Record{}, &fs.PathError{Op: "readlink", Path: "/proc/self/ns/pid", Err: fs.ErrPermission}
 	}
 	return Record{PID: pid, BootID: run.BootID, InitStart: run.InitStart, PIDNS: ns, Start: id.Start, Handle: id.Handle}, nil
+}
+
+// ErrElsewhere says that a record is of a PID namespace whose processes cannot be
+// looked up by their numbers from ours.
+var ErrElsewhere = errors.New("of another PID namespace")
+
+// Find holds the very process that a record of our own format (Own) names,
+// under whichever number it has here. It is a zombie where the result is Dead.
+// ErrNoProcess: it has ended, and another may have its number now. ErrElsewhere:
+// this cannot be told from here. Close the result.
+func (p *Proc) Find(r Record) (*Ident, error) {
+	if !r.Own() {
+		return nil, fmt.Errorf("process %d: %w: the record does not say which", r.PID, errors.ErrUnsupported)
+	}
+	run, err := p.Identity()
+	if err != nil {
+		return nil, err
+	}
+	if r.BootID != run.BootID {
+		return nil, fmt.Errorf("process %d of another boot: %w", r.PID, ErrNoProcess)
+	}
+	ns := p.PIDNamespace()
+	if r.Handle != 0 {
+		id, err := p.IdentByHandle(r.Handle)
+		// All are visible from the machine's namespace. One with our number is ours,
+		// or ended before ours began.
+		if err == nil || errors.Is(err, ErrNoProcess) && (ns == initialPIDNS || ns == r.PIDNS) {
+			return id, err
+		}
+	}
+	switch {
+	case ns == 0 || ns != r.PIDNS:
+		return nil, fmt.Errorf("process %d: %w", r.PID, ErrElsewhere)
+	case r.InitStart != run.InitStart:
+		return nil, fmt.Errorf("process %d of an earlier run: %w", r.PID, ErrNoProcess)
+	}
+	id, err := p.Ident(r.PID)
+	if err != nil {
+		return nil, err
+	}
+	if id.Start != r.Start || id.Handle != 0 && r.Handle != 0 && id.Handle != r.Handle {
+		id.Close()
+		return nil, fmt.Errorf("process %d: %w: it is %s now, which started at another time", r.PID, ErrNoProcess, id.Comm)
+	}
+	return id, nil
 }

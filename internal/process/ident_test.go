@@ -15,6 +15,7 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 func init() { runtime.LockOSThread() } // main stays on the first thread, see leaderless
@@ -27,6 +28,8 @@ func TestMain(m *testing.M) {
 		innerNamespace()
 	case "hidden":
 		hidden()
+	case "record":
+		tellRecord()
 	}
 	seccomptest.Setup()
 	nstest.Main(m)
@@ -300,4 +303,128 @@ func hidden() {
 	}
 	fmt.Println("hidden")
 	os.Exit(0)
+}
+
+// tellRecord says who we are, and ends with standard input.
+func tellRecord() {
+	p, err := Open()
+	if err == nil {
+		var r Record
+		if r, err = p.Record(os.Getpid()); err == nil {
+			fmt.Println(strings.ReplaceAll(r.Text(), "\n", " "))
+			bufio.NewReader(os.Stdin).ReadString('\n')
+			os.Exit(0)
+		}
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+// recorder starts this binary by a program and returns the record that it makes
+// of itself.
+func recorder(t *testing.T, argv ...string) (r Record, end func()) {
+	t.Helper()
+	self, err := os.Executable() // /proc/self/exe would be unshare's
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], append(argv[1:], self)...)
+	cmd.Env = append(os.Environ(), "SLASHRUN_TEST_ROLE=record")
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = func() { in.Close(); cmd.Wait() }
+	t.Cleanup(end)
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	r, err = ParseRecord([]byte(strings.ReplaceAll(line, " ", "\n")))
+	if err != nil || !r.Own() {
+		t.Fatalf("%q: %v", line, err)
+	}
+	return r, end
+}
+
+// A process in a time namespace reads other start times of itself than we do.
+func TestRecordInATimeNamespace(t *testing.T) {
+	testenv.Need(t, testenv.Tool("unshare"))
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		p := open(t)
+		r, _ := recorder(t, "unshare", "--time", "--boottime", "86400")
+		mine, err := p.Record(r.PID)
+		if err != nil || mine != r {
+			t.Errorf("in the time namespace %+v\noutside %+v, %v", r, mine, err)
+		}
+	})
+}
+
+// Whom a record means is found from the namespace above, under another number, and
+// not from a sister, whatever has the number there.
+func TestFind(t *testing.T) {
+	testenv.Need(t, testenv.Tool("unshare"))
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		p := open(t)
+		handles := false
+		if _, err := p.IdentByHandle(1 << 60); errors.Is(err, ErrNoProcess) {
+			handles = true
+		}
+		unshare := []string{"unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"}
+		inner, end := recorder(t, unshare...)
+		if inner.PID != 1 {
+			t.Fatalf("%+v", inner)
+		}
+		switch id, err := p.Find(inner); {
+		case handles && err != nil:
+			t.Error(err)
+		case handles:
+			if id.PID == 1 || id.Start != inner.Start {
+				t.Errorf("%+v, want another number than in %+v", id, inner)
+			}
+			id.Close()
+		case !errors.Is(err, ErrElsewhere):
+			t.Errorf("%+v, %v", id, err)
+		}
+		blind := inner
+		blind.Handle = 0
+		if id, err := p.Find(blind); !errors.Is(err, ErrElsewhere) {
+			t.Errorf("without a handle: %+v, %v", id, err)
+		}
+		end()
+		if id, err := p.Find(inner); !errors.Is(err, ErrElsewhere) {
+			// We are not in the machine's namespace: it could be in a sister of ours.
+			t.Errorf("after its end: %+v, %v", id, err)
+		}
+
+		ours, end := recorder(t, "env")
+		for _, c := range []struct {
+			change func(*Record)
+			want   error
+		}{
+			{func(r *Record) {}, nil},
+			{func(r *Record) { r.Handle = 0 }, nil},
+			{func(r *Record) { r.Handle = 0; r.Start-- }, ErrNoProcess},
+			{func(r *Record) { r.Handle += 1 << 40 }, ErrNoProcess},
+			{func(r *Record) { r.Handle = 0; r.InitStart++ }, ErrNoProcess},
+			{func(r *Record) { r.Handle = 0; r.PIDNS++ }, ErrElsewhere},
+			{func(r *Record) { r.BootID = boot }, ErrNoProcess},
+			{func(r *Record) { r.BootID = "" }, errors.ErrUnsupported},
+		} {
+			r := ours
+			c.change(&r)
+			if r.Handle != 0 && r.Handle != ours.Handle && ours.Handle == 0 {
+				continue // another handle is one only where there are handles
+			}
+			id, err := p.Find(r)
+			if !errors.Is(err, c.want) {
+				t.Errorf("%+v: %+v, %v, want %v", r, id, err, c.want)
+			}
+			if id != nil {
+				id.Close()
+			}
+		}
+		end()
+		if id, err := p.Find(ours); !errors.Is(err, ErrNoProcess) {
+			t.Errorf("after its end: %+v, %v", id, err)
+		}
+	})
 }

@@ -24,6 +24,10 @@ type Proc struct {
 
 	oursOnce sync.Once
 	oursErr  error
+
+	shiftOnce sync.Once
+	shift     int64
+	shiftErr  error
 }
 
 // Open opens the procfs on /proc. Where none is mounted, as at the very start of
@@ -243,8 +247,10 @@ func (p *Proc) Identity() (Identity, error) {
 	if err != nil {
 		return id, fmt.Errorf("/proc/1/stat: %w", err)
 	}
-	id.InitStart = st.Start
-	realtime, boottime, err := linux.Clocks()
+	if id.InitStart, err = p.ticks(st); err != nil {
+		return id, err
+	}
+	realtime, boottime, err := p.Clocks()
 	if err != nil {
 		return id, err
 	}
@@ -254,3 +260,57 @@ func (p *Proc) Identity() (Identity, error) {
 
 // Readlink reads a link of the procfs: "self/ns/pid".
 func (p *Proc) Readlink(name string) (string, error) { return linux.Readlinkat(p.fd, name) }
+
+// tick is a clock tick of /proc, USER_HZ, in nanoseconds.
+const tick = 1e9 / 100
+
+// ticks is when a process started, in clock ticks after the boot. The kernel adds
+// what the reader's time namespace adds to CLOCK_BOOTTIME (time_namespaces(7)):
+// it is taken off, so that all readers of a machine see the same.
+func (p *Proc) ticks(st Stat) (uint64, error) {
+	shift, err := p.bootShift()
+	return st.Start - uint64(shift/tick), err
+}
+
+// Clocks reads CLOCK_REALTIME and CLOCK_BOOTTIME in nanoseconds, one right after
+// the other, the latter as start times count it: without what our time namespace
+// adds.
+func (p *Proc) Clocks() (realtime, boottime int64, err error) {
+	shift, err := p.bootShift()
+	if err != nil {
+		return 0, 0, err
+	}
+	realtime, boottime, err = linux.Clocks()
+	return realtime, boottime - shift, err
+}
+
+// bootShift is what our time namespace adds to CLOCK_BOOTTIME, in nanoseconds.
+func (p *Proc) bootShift() (int64, error) {
+	p.shiftOnce.Do(func() { p.shift, p.shiftErr = p.readBootShift() })
+	return p.shift, p.shiftErr
+}
+
+func (p *Proc) readBootShift() (int64, error) {
+	text, err := p.ReadFile("self/timens_offsets")
+	if gone(err) {
+		return 0, nil // Linux before 5.6, or without time namespaces
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "boottime" {
+			sec, err1 := strconv.ParseInt(f[1], 10, 64)
+			nsec, err2 := strconv.ParseInt(f[2], 10, 64)
+			if err := errors.Join(err1, err2); err != nil {
+				return 0, fmt.Errorf("/proc/self/timens_offsets: %w", err)
+			}
+			if nsec%tick != 0 {
+				// Start times are rounded behind it: they could be off by one.
+				return 0, fmt.Errorf("the time namespace has an offset of %d.%09d s, which is no whole clock tick: start times cannot be told", sec, nsec)
+			}
+			return sec*1e9 + nsec, nil
+		}
+	}
+	return 0, nil
+}

@@ -24,6 +24,9 @@ type Record struct {
 	// Handle is the process's inode number on the pidfs, unique until the next
 	// boot; 0 where the kernel had none (before Linux 6.9).
 	Handle uint64
+	// Locked says that whoever wrote the file locked it with flock(2) and keeps the
+	// lock for as long as it lives.
+	Locked bool
 }
 
 // The longest text that is read: postmaster.pid, the longest of the known
@@ -62,6 +65,9 @@ func (r Record) Text() string {
 			b.WriteString(strconv.FormatUint(*f.value, 10))
 			b.WriteByte('\n')
 		}
+	}
+	if r.Locked {
+		b.WriteString("lock=flock\n")
 	}
 	return b.String()
 }
@@ -148,6 +154,12 @@ func (r *Record) identity(text string) bool {
 		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		if !ok {
 			continue
+		}
+		if key == "lock" {
+			if value != "flock" || seen[key] {
+				return false
+			}
+			r.Locked, seen[key] = true, true
 		}
 		if key == "boot-id" {
 			if len(value) != 36 || strings.Trim(value, "0123456789abcdef-") != "" || seen[key] {

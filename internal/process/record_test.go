@@ -8,7 +8,7 @@ import (
 
 const boot = "01234567-89ab-cdef-0123-456789abcdef"
 
-var whole = Record{PID: 42, BootID: boot, InitStart: 7, PIDNS: 4026531836, Start: 12345, Handle: 99}
+var whole = Record{PID: 42, BootID: boot, InitStart: 7, PIDNS: 4026531836, Start: 12345, Handle: 99, Locked: true}
 
 func TestParseRecord(t *testing.T) {
 	bare := Record{PID: 42}
@@ -26,6 +26,7 @@ func TestParseRecord(t *testing.T) {
 		strings.Replace(whole.Text(), "start=12345\n", "", 1):         bare,
 		strings.Replace(whole.Text(), "start=12345", "start=-1", 1):   bare,
 		strings.Replace(whole.Text(), "start=12345", "start= 1", 1):   bare,
+		strings.Replace(whole.Text(), "lock=flock", "lock=ofd", 1):    bare,
 		strings.Replace(whole.Text(), boot, strings.ToUpper(boot), 1): bare,
 		whole.Text() + "start=12345\n":                                bare,
 		whole.Text()[:60]:                                             bare,

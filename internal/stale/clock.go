@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/process"
 )
 
@@ -39,7 +38,7 @@ const mountedWithin = int64(5 * time.Second)
 // of the user's. If the clock was set forward after that, the procfs seems to be
 // older than the namespace's first process.
 func (j *Judge) readClock() (c clock) {
-	if c.now, c.offset, c.why = clocks(); c.why != nil {
+	if c.now, c.offset, c.why = j.clocks(); c.why != nil {
 		return c
 	}
 	if c.why = j.runErr; c.why != nil {
@@ -64,9 +63,9 @@ func (j *Judge) readClock() (c clock) {
 
 // clocks reads both clocks. A preemption between the two reads makes the offset
 // too small, so the largest of some is the best.
-func clocks() (now, offset int64, err error) {
+func (j *Judge) clocks() (now, offset int64, err error) {
 	for i := range 3 {
-		r, b, err := linux.Clocks()
+		r, b, err := j.proc.Clocks()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -113,7 +112,7 @@ const (
 // written. The stamp shows that it was not set since the stamp was made; and a
 // process that is younger than the stamp cannot have written a file before it.
 func (j *Judge) younger(start uint64, o *object) (bool, error) {
-	now, offset, err := clocks()
+	now, offset, err := j.clocks()
 	if err != nil {
 		return false, err
 	}

@@ -41,7 +41,7 @@ func (j *Judge) socket(f *Finding, o *object) {
 		f.decide(Stale, ConnectRefused, "nothing is bound to the socket, and nobody can be about to")
 		return
 	}
-	now, _, err := clocks()
+	now, _, err := j.clocks()
 	if age := now - o.written(); err != nil || age < newborn {
 		f.decide(CannotTell, JustMade, "nothing is bound to the socket, but it was made or changed just now, and bind(2) may be under way")
 		return
