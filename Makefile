@@ -19,7 +19,7 @@ test: test-deps ## everything that must hold before a change goes in
 dist: ## dist/: static executables, checksums, OCI image
 	go run ./release -out dist
 
-soak: ## every fuzz target for FUZZTIME=10m
+soak: ## every race for SOAKTIME=10s, every fuzz target for FUZZTIME=10m
 	@test/soak.sh
 
 bench: ## all benchmarks; RECORD=--record writes docs/benchmarks.md

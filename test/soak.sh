@@ -2,7 +2,9 @@
 # "make soak": every fuzz target in the tree for FUZZTIME (10m), as many at a time
 # as there are processors, each with one worker. What a fuzzer finds stays in the
 # package's testdata/fuzz, as a case of the ordinary tests. FUZZ is a regular
-# expression that picks targets, JOBS how many run at a time.
+# expression that picks targets, JOBS how many run at a time. Before that, every
+# test called TestSoak... (a race that wants to be tried often) goes on for
+# SOAKTIME (10s) in each of its parts; SOAKTIME=0 leaves them out.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 time=${FUZZTIME:-10m}
@@ -22,6 +24,15 @@ soak() {
 		grep -v '^fuzz: elapsed' "$log" | sed 's/^/      /'
 	fi
 }
+
+# races runs the TestSoak tests, each of which reads $SLASHRUN_SOAK.
+races() {
+	local pkgs
+	pkgs=$(grep -rl '^func TestSoak' --include=*_test.go . | xargs -n1 dirname | sort -u)
+	# shellcheck disable=SC2086
+	SLASHRUN_SOAK=${SOAKTIME:-10s} go test -run '^TestSoak' -count=1 -timeout 0 -v $pkgs
+}
+[ "${SOAKTIME:-10s}" = 0 ] || races || { echo "soak: a race was lost"; exit 1; }
 
 targets=$(go test -list '^Fuzz' -json ./... |
 	sed -n 's/.*"Package":"\([^"]*\)".*"Output":"\(Fuzz[A-Za-z0-9_]*\)\\n".*/\1 \2/p' |

@@ -1,0 +1,200 @@
+package lockfile
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// rounds goes on for as long as a test of a race should: $SLASHRUN_SOAK, which is
+// a duration and what "make soak" sets, else n rounds.
+func rounds(t *testing.T, n int64) func() bool {
+	t.Helper()
+	if text := os.Getenv("SLASHRUN_SOAK"); text != "" {
+		d, err := time.ParseDuration(text)
+		must(t, err)
+		end := time.Now().Add(d)
+		return func() bool { return time.Now().Before(end) }
+	}
+	var done atomic.Int64
+	return func() bool { return done.Add(1) <= n }
+}
+
+// Eight workers lock a file, and each removes it before it lets go: never are two
+// of them inside at a time. The file is looked at as others would see it.
+func TestSoakDeleteRace(t *testing.T) {
+	eachKind(t, func(t *testing.T, o Options) {
+		path := temp(t)
+		o.Remove, o.Perm = true, 0o644
+		more := rounds(t, 2000)
+		var inside, violations, acquired atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			l := open(t, path, o)
+			wg.Go(func() {
+				for more() {
+					if err := l.Lock(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+					if inside.Add(1) != 1 {
+						violations.Add(1)
+					}
+					if l.Check() != nil {
+						violations.Add(1)
+					}
+					runtime.Gosched()
+					inside.Add(-1)
+					acquired.Add(1)
+					if err := l.Unlock(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		t.Logf("%d violations in %d acquisitions", violations.Load(), acquired.Load())
+		if violations.Load() != 0 || acquired.Load() == 0 {
+			t.Errorf("%d violations in %d acquisitions", violations.Load(), acquired.Load())
+		}
+		if names, _ := os.ReadDir(filepath.Dir(path)); len(names) != 0 {
+			t.Errorf("left behind: %v", names)
+		}
+	})
+}
+
+// The same without the comparison with the path: were there no violations, the
+// test above would prove nothing.
+func TestDeleteRaceOfTheNaive(t *testing.T) {
+	path := temp(t)
+	var inside, violations atomic.Int64
+	var wg sync.WaitGroup
+	ctx := watchdog(t)
+	for range 8 {
+		wg.Go(func() {
+			for violations.Load() == 0 && ctx.Err() == nil {
+				fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDWR|linux.O_CREAT, 0o600)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for linux.FlockWait(fd, linux.LOCK_EX) != nil {
+				}
+				if inside.Add(1) != 1 {
+					violations.Add(1)
+				}
+				runtime.Gosched()
+				inside.Add(-1)
+				syscall.Unlink(path)
+				linux.Close(fd)
+			}
+		})
+	}
+	wg.Wait()
+	if violations.Load() == 0 {
+		t.Error("no violation: this machine does not show the race")
+	}
+}
+
+// In fair mode nobody overtakes a writer who waits, in which way ever.
+func TestFairOrder(t *testing.T) {
+	for name, o := range map[string]Options{"flock": {Fair: true}, "ofd": {Kind: OFD, Fair: true}} {
+		t.Run(name, func(t *testing.T) {
+			path := temp(t)
+			reader, late := open(t, path, o), open(t, path, o)
+			must(t, reader.TryRLock())
+			must(t, late.TryRLock()) // nobody waits
+			must(t, late.Unlock())
+			order := make(chan string, 3)
+			served := func(who string) func(l *Lock) {
+				return func(l *Lock) {
+					order <- who
+					l.Unlock()
+				}
+			}
+			w1 := wait(t, path, o, (*Lock).Lock, served("writer"))
+			queued(t, path, 1)
+			wantErr(t, late.TryRLock(), ErrHeld) // somebody does
+			r := wait(t, path, o, (*Lock).RLock, served("reader"))
+			queued(t, path, 2)
+			w2 := wait(t, path, o, (*Lock).Lock, served("second writer"))
+			queued(t, path, 3)
+			h, err := late.Holders(t.Context())
+			must(t, err)
+			if h.Waiting != 3 {
+				t.Errorf("%+v", h)
+			}
+			must(t, reader.Unlock())
+			for _, w := range []*waiter{w1, r, w2} {
+				must(t, <-w.done)
+			}
+			for _, want := range []string{"writer", "reader", "second writer"} {
+				if got := <-order; got != want {
+					t.Errorf("%s was served in the place of %s", got, want)
+				}
+			}
+			// A writer that gives up lets the others through.
+			must(t, reader.TryRLock())
+			w1 = wait(t, path, o, (*Lock).Lock, nil)
+			queued(t, path, 1)
+			r = wait(t, path, o, (*Lock).RLock, nil)
+			queued(t, path, 2)
+			w1.cancel()
+			wantErr(t, <-w1.done, context.Canceled)
+			must(t, <-r.done)
+		})
+	}
+}
+
+// Readers that overlap without end: each holds the lock until another does. In
+// fair mode a writer is served all the same.
+func TestStarvingWriter(t *testing.T) {
+	for name, o := range map[string]Options{"flock": {Fair: true}, "ofd": {Kind: OFD, Fair: true}} {
+		t.Run(name, func(t *testing.T) {
+			path := temp(t)
+			ctx := watchdog(t)
+			var asked, served atomic.Bool // by and to the writer
+			var asking, inside, grants atomic.Int64
+			var wg sync.WaitGroup
+			for range 4 {
+				l := open(t, path, o)
+				wg.Go(func() {
+					for !served.Load() && ctx.Err() == nil {
+						asking.Add(1)
+						if err := l.RLock(ctx); err != nil {
+							t.Error(err)
+							return
+						}
+						asking.Add(-1)
+						grants.Add(1)
+						inside.Add(1)
+						for inside.Load() < 2 && !(asked.Load() && asking.Load() > 0) && !served.Load() && ctx.Err() == nil {
+							runtime.Gosched()
+						}
+						inside.Add(-1)
+						l.Unlock()
+					}
+				})
+			}
+			for grants.Load() < 200 && ctx.Err() == nil {
+				runtime.Gosched()
+			}
+			writer := open(t, path, o)
+			before := grants.Load()
+			asked.Store(true)
+			must(t, writer.Lock(ctx))
+			served.Store(true)
+			t.Logf("the writer was served after %d more grants to readers", grants.Load()-before)
+			must(t, writer.Unlock())
+			wg.Wait()
+		})
+	}
+}
