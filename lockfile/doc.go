@@ -15,6 +15,10 @@
 //	OFD      fcntl(2) F_OFD_SETLK on the whole file. Where other programs use
 //	         lockf(3) or fcntl(2) record locks on it (mail spools, databases):
 //	         these and flock do not see one another.
+//	UUCP     a file LCK..ttyS0 with a process id in it, TryUUCP. For serial lines,
+//	         because minicom, pppd, gpsd and others agree on it; for nothing else:
+//	         it outlives its holder, nobody can wait for it, and an id of another
+//	         PID namespace proves nothing.
 //
 // Traditional record locks themselves (F_SETLK) are not here: they are lost when
 // any descriptor of the file is closed anywhere in the process, in a library too.
@@ -78,6 +82,8 @@
 //	the file is removed by others  unnoticed while held; ask Check
 //	SIGURG is ignored              Lock with a context that can end refuses to wait
 //	SIGKILL of the holder          the kernel releases, unless a child has the descriptor (Dup)
+//	UUCP: the holder is dead       removed and taken, if that is proven
+//	UUCP: it cannot be told        *HeldError with the reason; nothing is removed
 //
 // # When not to use it
 //

@@ -54,6 +54,10 @@ func play(role string) int {
 			fmt.Println("ready", cmd.Process.Pid)
 			select {} // to be killed
 		}
+	case "uucp":
+		if _, err := TryUUCP(filepath.Dir(path), filepath.Base(path), nil); err != nil {
+			return die(err)
+		}
 	case "posix":
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
