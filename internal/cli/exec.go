@@ -55,6 +55,9 @@ var execOptions = []getopt.Option{
 	{Long: "run", Arg: getopt.RequiredArg, ValueName: "MODE", Help: "auto (the default), tmpfs (or fail), in-place (never mount)"},
 	{Long: "size", Arg: getopt.RequiredArg, ValueName: "SIZE", Help: "size of a tmpfs on /run (default 20% of the memory)"},
 	{Long: "tmpfiles", Arg: getopt.RequiredArg, ValueName: "WHAT", Help: "apply lines for run (the default: below /run), all, none, or PATH[:PATH]..."},
+	{Long: "stale", Arg: getopt.RequiredArg, ValueName: "GLOB", Help: "also remove what matches and is proven stale; several times, or GLOB:GLOB"},
+	{Long: "exclusive", Arg: getopt.RequiredArg, ValueName: "PATH", Help: "nobody else uses this directory: what is older than this run is stale; several times"},
+	{Long: "keep-stale", Help: "remove nothing, below /run neither"},
 	{Long: "strict", Help: "do not start COMMAND if anything could not be done"},
 	{Long: "dry-run", Short: 'n', Help: "print what would be done, and do nothing, not even COMMAND"},
 	{Long: "json", Help: "with --dry-run: print it as JSON"},
@@ -139,6 +142,12 @@ func (x *execRun) option(name, value string, first bool) (err error) {
 		}
 	case "tmpfiles":
 		x.tmpfiles, err = parseTmpfilesScope(value)
+	case "stale":
+		x.o.Stale, err = appendPaths(x.o.Stale, value, first)
+	case "exclusive":
+		x.o.Exclusive, err = appendPaths(x.o.Exclusive, value, first)
+	case "keep-stale":
+		x.o.KeepStale = true
 	case "strict":
 		x.strict = true
 	case "dry-run":
@@ -149,6 +158,20 @@ func (x *execRun) option(name, value string, first bool) (err error) {
 		x.verbose = true
 	}
 	return err
+}
+
+// appendPaths adds the absolute paths of a list that is joined by ":".
+func appendPaths(to []string, value string, first bool) ([]string, error) {
+	if first {
+		to = nil
+	}
+	for path := range strings.SplitSeq(value, ":") {
+		if !strings.HasPrefix(path, "/") {
+			return nil, fmt.Errorf("%s is not an absolute path", Quote(path))
+		}
+		to = append(to, path)
+	}
+	return to, nil
 }
 
 // parseTmpfilesScope reads which lines of tmpfiles.d are applied.
@@ -179,6 +202,8 @@ func (x *execRun) conflict() string {
 		return "the command is empty"
 	case x.json && !x.o.DryRun:
 		return "--json goes with --dry-run"
+	case x.o.KeepStale && len(x.o.Stale) > 0:
+		return "--keep-stale and --stale contradict each other"
 	case x.o.Mode == entry.InPlace && x.o.Size != 0:
 		return "--size is for a tmpfs, which --run=in-place does not make"
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/slashrun/slashrun/internal/entry"
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -12,11 +13,24 @@ import (
 
 // applyTmpfiles applies tmpfiles.d. No name service is asked: the users of a
 // container are in its files.
-func (x *execRun) applyTmpfiles(ctx context.Context, full, dryRun bool) (entry.TmpfilesResult, error) {
+func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bool) (entry.TmpfilesResult, error) {
 	r := &execTmpfiles{verbose: x.verbose, changes: x.verbose || dryRun}
-	o := tmpconf.Options{Boot: full, Getenv: x.env.LookupEnv, Asked: func() {}}
-	if len(x.tmpfiles) != 1 || x.tmpfiles[0] != "/" {
+	o := tmpconf.Options{Getenv: x.env.LookupEnv, Asked: func() {}}
+	if !x.anyTmpfiles(o.Dirs()) {
+		return r.res, nil
+	}
+	ops := tmpfiles.Create
+	if full() {
+		o.Boot = true
+		ops |= tmpfiles.Remove
+	}
+	if !slices.Contains(x.tmpfiles, "/") {
 		o.Include = x.tmpfiles
+	}
+	for _, path := range systemds {
+		if !slices.Contains(x.tmpfiles, path) {
+			o.Exclude = append(o.Exclude, path)
+		}
 	}
 	loaded, err := tmpconf.Load(o)
 	if err != nil {
@@ -33,10 +47,6 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full, dryRun bool) (entry.T
 		return r.res, err
 	}
 	defer root.Close()
-	ops := tmpfiles.Create
-	if full {
-		ops |= tmpfiles.Remove
-	}
 	_, err = loaded.Config.Apply(ctx, tmpfiles.Options{
 		Root: root, Ops: ops, DryRun: dryRun, Report: r, HardlinksProtected: hardlinksProtected(), Workers: 1,
 	})
@@ -44,6 +54,26 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full, dryRun bool) (entry.T
 		return r.res, errors.Join(ctx.Err(), err)
 	}
 	return r.res, err
+}
+
+// systemds are paths of lines that are wrong where no systemd runs: nobody would
+// take /run/nologin away again, which keeps everybody but root from logging in, and
+// programs that find the directories of logind wait for its answer.
+var systemds = [...]string{"/run/nologin", "/run/systemd"}
+
+// anyTmpfiles says whether there may be any configuration: most images have none.
+func (x *execRun) anyTmpfiles(dirs []string) bool {
+	if dir, _ := x.env.LookupEnv("CREDENTIALS_DIRECTORY"); dir != "" {
+		return true
+	}
+	for _, dir := range dirs {
+		at, err := x.o.Root.Resolve(dir)
+		if err != nil || at.Exists() {
+			at.Close()
+			return true
+		}
+	}
+	return false
 }
 
 // execTmpfiles gathers what a run does.

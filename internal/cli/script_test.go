@@ -14,6 +14,9 @@ import (
 // The test binary is slashrun when a script calls it by that name, so the
 // scripts in testdata run the real command line in a process of its own.
 func TestMain(m *testing.M) {
+	if root := os.Getenv(containerEnv); root != "" {
+		enterContainer(root)
+	}
 	seccomptest.Setup()
 	nstest.Setup()
 	testscript.Main(m, map[string]func(){

@@ -12,6 +12,7 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/runfs"
+	"github.com/slashrun/slashrun/internal/stale"
 )
 
 // Mode says what may be done with /run.
@@ -47,10 +48,16 @@ type Options struct {
 	Mode Mode
 	Size uint64 // of a tmpfs on /run, in bytes; 0 for 20 % of the memory
 
-	// Tmpfiles applies tmpfiles.d. full is set where /run is exclusively ours:
+	// Stale are absolute patterns of what an earlier run may have left outside of
+	// /run. Exclusive are directories that nobody but this container uses, as the
+	// caller says. KeepStale removes nothing, in /run neither.
+	Stale, Exclusive []string
+	KeepStale        bool
+
+	// Tmpfiles applies tmpfiles.d. full asks whether /run is exclusively ours: then
 	// lines that remove, and those for a boot only, may be applied. nil leaves
 	// tmpfiles.d out.
-	Tmpfiles func(ctx context.Context, full, dryRun bool) (TmpfilesResult, error)
+	Tmpfiles func(ctx context.Context, full func() bool, dryRun bool) (TmpfilesResult, error)
 
 	DryRun bool
 	// Told is called before each act, or for each planned act in a dry run. It may
@@ -67,12 +74,13 @@ type TmpfilesResult struct {
 
 // Step is one act.
 type Step struct {
-	Op    string `json:"op"`
-	Path  string `json:"path,omitempty"`
-	Text  string `json:"text"`            // what is done, in a line
-	Why   string `json:"why,omitempty"`   // the reason or the proof
-	Left  bool   `json:"left,omitempty"`  // nothing is done: Why says why
-	Error string `json:"error,omitempty"` // it was tried in vain
+	Op    string           `json:"op"`
+	Path  string           `json:"path,omitempty"`
+	Text  string           `json:"text"`          // what is done, in a line
+	Why   string           `json:"why,omitempty"` // the reason
+	Proof []stale.Evidence `json:"proof,omitempty"`
+	Left  bool             `json:"left,omitempty"`  // nothing is done: Why says why
+	Error string           `json:"error,omitempty"` // it was tried in vain
 }
 
 // Situation is what was found out before anything was done.
@@ -106,6 +114,10 @@ type run struct {
 	res  *Result
 	root *fsat.Dir
 	proc *process.Proc // nil where there is none
+	// state is what was found at /run, nil if it could not be looked at.
+	state    *runfs.State
+	judge    *stale.Judge
+	judgeErr error
 }
 
 // Run makes everything ready. The process's umask must be 0. The Result is there
@@ -126,7 +138,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.told(Step{Op: "leave", Path: "/run", Left: true, Text: "leave /run to systemd", Why: "the command is systemd, which mounts /run and applies tmpfiles.d itself"})
 		return r.res, nil
 	}
-	for _, stage := range []func(context.Context) error{r.slashRun, r.tmpfiles} {
+	for _, stage := range []func(context.Context) error{r.slashRun, r.leftovers, r.tmpfiles} {
 		if err := stage(ctx); err != nil {
 			return r.res, err
 		}
@@ -193,8 +205,7 @@ func (r *run) tmpfiles(ctx context.Context) error {
 	if r.o.Tmpfiles == nil {
 		return nil
 	}
-	full := r.res.Situation.Fresh || r.res.Situation.Exclusively
-	res, err := r.o.Tmpfiles(ctx, full, r.o.DryRun)
+	res, err := r.o.Tmpfiles(ctx, func() bool { return r.exclusively(ctx) }, r.o.DryRun)
 	for _, s := range res.Steps {
 		r.told(s)
 	}

@@ -41,7 +41,7 @@ func (r *run) runOnce(ctx context.Context) error {
 		r.without("the layout of /run: %v", err)
 		return nil
 	}
-	r.res.Situation.Run = string(state.Kind)
+	r.res.Situation.Run, r.state = string(state.Kind), state
 	if why == "" && (state.Kind == runfs.Directory || state.Kind == runfs.Missing) {
 		if why, err = r.mount(ctx, state); err != nil || why == "" {
 			return err
@@ -49,6 +49,7 @@ func (r *run) runOnce(ctx context.Context) error {
 		if state, err = runfs.InspectInPlace(r.proc, r.target()); err != nil {
 			return err
 		}
+		r.state = state
 	}
 	if r.o.Mode == Tmpfs && state.Kind != runfs.Tmpfs {
 		return fmt.Errorf("a tmpfs on /run was asked for, and cannot be had: %s", why)
@@ -104,7 +105,7 @@ func (r *run) mount(ctx context.Context, s *runfs.State) (why string, err error)
 		return err.Error(), nil
 	}
 	a := r.applier()
-	c := &copier{told: r.told, shown: s.Path, keep: nil}
+	c := &copier{told: r.told, shown: s.Path, keep: r.notStale(ctx)}
 	a.Fill = func(old, tree *fsat.Dir, carry []runfs.Carried) error {
 		c.carry = carry
 		return c.run(ctx, old, tree)

@@ -82,29 +82,34 @@ func (s Stamp) Text() string {
 	return t
 }
 
-// readStamp reads the stamp below run; nil where there is none.
-func readStamp(run *fsat.Dir) (*Stamp, error) {
+// readStamp reads the stamp below run, and when it was made; nil where there is
+// none.
+func readStamp(run *fsat.Dir) (stamp *Stamp, made int64, err error) {
 	own, err := run.OpenDir(ownDir)
 	if err != nil {
 		if fsat.NotExist(err) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
-			return nil, nil
+			return nil, 0, nil
 		}
-		return nil, err
+		return nil, 0, err
 	}
 	defer own.Close()
 	fd, err := linux.Openat(own.Fd(), stampName, linux.O_RDONLY|linux.O_NOFOLLOW|linux.O_NONBLOCK|linux.O_NOCTTY, 0)
 	if fsat.NotExist(err) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer linux.Close(fd)
 	s, err := ReadStamp(fdReader(fd))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return &s, nil
+	var st fsat.Stat
+	if err := fsat.StatAt(fd, "", &st); err != nil {
+		return nil, 0, err
+	}
+	return &s, st.Mtime, nil
 }
 
 type fdReader int

@@ -59,6 +59,8 @@ type State struct {
 	Run     process.Identity `json:"run"`
 	Stamp   *Stamp           `json:"stamp,omitempty"`
 	StampIs string           `json:"stamp_error,omitempty"` // why a stamp that is there cannot be read
+	// StampMade is when the stamp was written, nanoseconds of CLOCK_REALTIME.
+	StampMade int64 `json:"stamp_made,omitempty"`
 
 	// Staging are the places where a killed run left its staging directory.
 	Staging []string `json:"staging,omitempty"`
@@ -146,11 +148,11 @@ func look(p *process.Proc, t Target) (*State, mountAt, *fsat.Dir, error) {
 		return nil, m, nil, fmt.Errorf("%s: %w", t.Path, err)
 	}
 	s.staging(t.Root, t.Name)
-	stamp, err := readStamp(run)
+	stamp, made, err := readStamp(run)
 	if err != nil {
 		s.StampIs = err.Error()
 	}
-	s.Stamp = stamp
+	s.Stamp, s.StampMade = stamp, made
 	if err := s.inner(run); err != nil {
 		run.Close()
 		return nil, m, nil, fmt.Errorf("%s: %w", t.Path, err)

@@ -1,0 +1,322 @@
+package entry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/stale"
+)
+
+// proofs is the judge, made when the first object needs it.
+func (r *run) proofs(ctx context.Context) (*stale.Judge, error) {
+	if r.judge != nil || r.judgeErr != nil {
+		return r.judge, r.judgeErr
+	}
+	o := stale.Options{Proc: r.proc, Exclusive: r.o.Exclusive}
+	if s := r.state; s != nil && s.Stamp != nil && s.Stamp.SameRun(s.Run) && s.StampMade != 0 {
+		o.Stamp = &stale.Stamp{Identity: s.Stamp.Identity, Made: s.StampMade}
+	}
+	r.judge, r.judgeErr = stale.New(ctx, o)
+	return r.judge, r.judgeErr
+}
+
+// leftovers removes what an earlier run left, as far as that is proven.
+func (r *run) leftovers(ctx context.Context) error {
+	if r.o.KeepStale {
+		return nil
+	}
+	if r.proc == nil {
+		if len(r.o.Stale) > 0 {
+			r.without("looking for what an earlier run left: %s", r.res.Situation.Proc)
+		}
+		return nil
+	}
+	if len(r.o.Exclusive) > 0 {
+		// What was named must be there, whether anything turns up in it or not.
+		if _, err := r.proofs(ctx); err != nil {
+			return err
+		}
+	}
+	// A new /run holds nothing of before, and outside of a PID namespace of its own
+	// /run is the machine's.
+	if s := &r.res.Situation; s.Namespace && !s.Fresh {
+		if err := r.leftBelowRun(ctx); err != nil {
+			return err
+		}
+	}
+	for _, pattern := range r.o.Stale {
+		err := r.find(pattern, func(dir *fsat.Dir, name, shown string) error {
+			return r.leftover(ctx, dir, name, shown, kindByContent(dir, name), true)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) leftBelowRun(ctx context.Context) error {
+	dir, err := r.openRun()
+	if err != nil {
+		return nil // told with the layout, where it matters
+	}
+	defer dir.Close()
+	return r.below(ctx, dir, r.target().Path, false)
+}
+
+// below looks at everything below a directory, without the mounts in it. locks
+// says that a file here is a lock.
+func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	list, err := entries(dir)
+	if err != nil {
+		r.without("looking for leftovers in %s: %v", shown, err)
+		return nil
+	}
+	for _, e := range list {
+		at := shown + "/" + e.name
+		switch {
+		case ours(e.name):
+		case e.typ == syscall.DT_DIR || e.typ == syscall.DT_UNKNOWN:
+			var st fsat.Stat
+			if dir.Stat(e.name, &st) != nil {
+				continue
+			}
+			if !st.IsDir() {
+				err = r.candidate(ctx, dir, e.name, at, typeOf(&st), locks)
+				break
+			}
+			var above fsat.Stat
+			if st.MountRoot || dir.Stat("", &above) != nil || st.Dev != above.Dev {
+				continue // somebody else's
+			}
+			inner, oerr := dir.OpenDir(e.name)
+			if oerr != nil {
+				continue
+			}
+			err = r.below(ctx, inner, at, locks || e.name == "lock")
+			inner.Close()
+		default:
+			err = r.candidate(ctx, dir, e.name, at, e.typ, locks)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// candidate looks at one object of /run, if it is of a kind that is left behind.
+func (r *run) candidate(ctx context.Context, dir *fsat.Dir, name, shown string, typ byte, locks bool) error {
+	kind := kindByName(name, typ, locks)
+	if kind == stale.Guess && typ == syscall.DT_REG && ownRecord(dir, name) {
+		kind = stale.PIDFile
+	}
+	if kind == stale.Guess {
+		return nil
+	}
+	return r.leftover(ctx, dir, name, shown, kind, false)
+}
+
+// kindByName says what an object below /run is for, Guess where its name does not
+// tell.
+func kindByName(name string, typ byte, locks bool) stale.Kind {
+	switch {
+	case typ == syscall.DT_SOCK:
+		return stale.Socket
+	case typ == syscall.DT_FIFO:
+		return stale.FIFO
+	case typ != syscall.DT_REG:
+		return stale.Guess
+	case strings.HasSuffix(name, ".pid"), name == "pid":
+		return stale.PIDFile
+	case strings.HasPrefix(name, "LCK.."), strings.HasSuffix(name, ".lock"), strings.HasSuffix(name, ".lck"), name == "lock", locks:
+		return stale.Lock
+	}
+	return stale.Guess
+}
+
+// kindByContent says what an object is for that the caller named: a file is a
+// PID file if it holds a PID, and else says something by being there, as a lock
+// does.
+func kindByContent(dir *fsat.Dir, name string) stale.Kind {
+	var st fsat.Stat
+	if dir.Stat(name, &st) != nil {
+		return stale.Guess
+	}
+	switch {
+	case st.IsDir():
+		return stale.Directory
+	case !st.IsRegular():
+		return stale.Guess
+	}
+	if kind := kindByName(name, syscall.DT_REG, false); kind != stale.Guess {
+		return kind
+	}
+	if _, err := record(dir, name); err == nil {
+		return stale.PIDFile
+	}
+	return stale.Lock
+}
+
+// ownRecord says whether a file is a PID file of our own format, by whatever name.
+// Another file that begins with a number may be anything: a port, a count.
+func ownRecord(dir *fsat.Dir, name string) bool {
+	rec, err := record(dir, name)
+	return err == nil && rec.Own()
+}
+
+// largestRecord is beyond every PID file; what is larger is not read.
+const largestRecord = 4096
+
+func record(dir *fsat.Dir, name string) (process.Record, error) {
+	var st fsat.Stat
+	if err := dir.Stat(name, &st); err != nil {
+		return process.Record{}, err
+	}
+	if !st.IsRegular() || st.Size == 0 || st.Size > largestRecord {
+		return process.Record{}, process.ErrNoPID
+	}
+	n, err := dir.OpenWork(name, linux.O_RDONLY)
+	if err != nil {
+		return process.Record{}, err
+	}
+	defer n.Close()
+	if err := n.Stat(&st); err != nil || !st.IsRegular() {
+		return process.Record{}, errors.Join(err, process.ErrNoPID)
+	}
+	buf := make([]byte, largestRecord+1)
+	got, err := linux.Read(n.Fd(), buf)
+	if err != nil {
+		return process.Record{}, err
+	}
+	return process.ParseRecord(buf[:got])
+}
+
+// leftover removes an object if it is proven stale. named says that the caller
+// asked for it: then it is told where that cannot be proven.
+func (r *run) leftover(ctx context.Context, dir *fsat.Dir, name, shown string, kind stale.Kind, named bool) error {
+	judge, err := r.proofs(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := judge.Look(ctx, dir, name, shown, kind)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !fsat.NotExist(err) {
+			r.without("looking at %v", err)
+		}
+		return nil
+	}
+	if f.Verdict != stale.Stale {
+		r.told(Step{Op: "leave", Path: shown, Left: true, Text: fmt.Sprintf("leave the %s %s, %s", f.Kind, shown, f.Verdict), Why: f.Why(), Proof: f.Evidence})
+		if named && f.Verdict == stale.CannotTell {
+			r.without("removing %s: %s", shown, f.Why())
+		}
+		return nil
+	}
+	r.told(Step{Op: "remove", Path: shown, Text: fmt.Sprintf("remove the %s %s", f.Kind, shown), Why: f.Why(), Proof: f.Evidence})
+	if r.o.DryRun {
+		return nil
+	}
+	switch err := f.Remove(ctx); {
+	case err == nil:
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, stale.ErrChanged):
+		// Somebody uses it now, which is as good a reason to leave it.
+		r.res.Steps[len(r.res.Steps)-1].Error = err.Error()
+	default:
+		r.failed(err)
+	}
+	return nil
+}
+
+// notStale says for the copy of a /run what of it is not content.
+func (r *run) notStale(ctx context.Context) func(dir *fsat.Dir, name, shown string) (bool, string) {
+	return func(dir *fsat.Dir, name, shown string) (bool, string) {
+		kind := kindByName(name, syscall.DT_REG, strings.HasPrefix(shown, r.target().Path+"/lock/"))
+		if kind == stale.Guess && ownRecord(dir, name) {
+			kind = stale.PIDFile
+		}
+		if kind == stale.Guess || r.o.KeepStale {
+			return true, ""
+		}
+		judge, err := r.proofs(ctx)
+		if err != nil {
+			return true, ""
+		}
+		f, err := judge.Look(ctx, dir, name, shown, kind)
+		if err != nil || f.Verdict != stale.Stale {
+			return true, ""
+		}
+		return false, f.Why()
+	}
+}
+
+// exclusively says whether /run is proven to be nobody's but ours.
+func (r *run) exclusively(ctx context.Context) bool {
+	s := &r.res.Situation
+	if s.Fresh || s.Exclusively || r.proc == nil || !s.Namespace {
+		return s.Fresh || s.Exclusively
+	}
+	judge, err := r.proofs(ctx)
+	if err != nil {
+		return false
+	}
+	// What the proofs say of a directory tells what it stands on. A mount of the
+	// runtime's may be a volume.
+	t := r.target()
+	dir, name := t.Root, t.Name
+	var st fsat.Stat
+	if err := dir.Stat(name, &st); err != nil || !st.IsDir() {
+		return false
+	}
+	if st.MountRoot {
+		return false
+	}
+	f, err := judge.Look(ctx, dir, name, t.Path, stale.Guess)
+	s.Exclusively = err == nil && slices.ContainsFunc(f.Evidence, func(e stale.Evidence) bool { return e.Proof == stale.Alone })
+	return s.Exclusively
+}
+
+// entry is one entry of a directory.
+type direntry struct {
+	name string
+	typ  byte
+}
+
+// entries lists a directory with the types that the kernel tells: most entries
+// need no look of their own.
+func entries(dir *fsat.Dir) ([]direntry, error) {
+	fd, err := fsat.OpenForListing(dir.Fd(), ".")
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(fd)
+	var list []direntry
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := linux.Getdents(fd, buf)
+		if err != nil || n == 0 {
+			return list, err
+		}
+		for e := range fsat.Entries(buf[:n]) {
+			list = append(list, direntry{string(e.Name), e.Type})
+		}
+	}
+}
+
+// typeOf is the type of an entry whose file system does not tell it in the list.
+func typeOf(st *fsat.Stat) byte { return byte(st.Type() >> 12) } // IFTODT of dirent.h
