@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/slashrun/slashrun/internal/child"
 	"github.com/slashrun/slashrun/internal/entry"
 	"github.com/slashrun/slashrun/internal/getopt"
 )
 
 // Exit codes of exec, as env(1) and container runtimes have them.
 const (
-	exitExecFailed   = 125
-	exitExecNotRun   = 126
-	exitExecNotFound = 127
+	exitExecFailed   = child.StatusFailed
+	exitExecNotRun   = child.StatusNotExecutable
+	exitExecNotFound = child.StatusNotFound
 )
 
 func execCommand() *Command {
@@ -23,11 +24,13 @@ func execCommand() *Command {
 		Args:    []string{"[OPTION]... [--] COMMAND [ARGUMENT]..."},
 		Doc: `An image's entry point. Makes /run right: a new tmpfs with what the image has
 there where mounting is allowed, else as it is; mounts below it stay. Applies
-tmpfiles.d of the image. Then it becomes COMMAND, which is PID 1 and gets its
-signals.
+tmpfiles.d of the image; removes sockets, FIFOs, PID files and locks that are
+proven to be of an earlier run. Then it becomes COMMAND, which is PID 1 and gets
+its signals.
 
   ENTRYPOINT ["slashrun", "exec", "--"]
-  ENTRYPOINT ["slashrun", "exec", "--tmpfiles=all", "--"]
+  ENTRYPOINT ["slashrun", "exec", "--unit=nginx", "--"]
+  ENTRYPOINT ["slashrun", "exec", "--user=app", "--stale=/app/tmp/pids/*", "--"]
   slashrun exec --dry-run --json -- true    what it would do here, and why
 
 What cannot be done here (no root, a read-only file system) is told in one line
@@ -55,6 +58,12 @@ var execOptions = []getopt.Option{
 	{Long: "run", Arg: getopt.RequiredArg, ValueName: "MODE", Help: "auto (the default), tmpfs (or fail), in-place (never mount)"},
 	{Long: "size", Arg: getopt.RequiredArg, ValueName: "SIZE", Help: "size of a tmpfs on /run (default 20% of the memory)"},
 	{Long: "tmpfiles", Arg: getopt.RequiredArg, ValueName: "WHAT", Help: "apply lines for run (the default: below /run), all, none, or PATH[:PATH]..."},
+	{Long: "unit", Arg: getopt.RequiredArg, ValueName: "NAME", Help: "make the RuntimeDirectory= of this service, as its User=; several times, or NAME:NAME"},
+	{Long: "user", Arg: getopt.RequiredArg, ValueName: "USER", Help: "run COMMAND as NAME, UID, NAME:GROUP or UID:GID, with nothing of root left"},
+	{Long: "no-new-privs", Help: "nothing that COMMAND executes gains privileges (set-user-ID, capabilities)"},
+	{Long: "drop-bounding", Help: "empty the capability bounding set"},
+	{Long: "init", Help: "stay as PID 1: forward signals, reap, return COMMAND's status"},
+	{Long: "group", Help: "with --init: signals go to COMMAND's whole process group"},
 	{Long: "stale", Arg: getopt.RequiredArg, ValueName: "GLOB", Help: "also remove what matches and is proven stale; several times, or GLOB:GLOB"},
 	{Long: "exclusive", Arg: getopt.RequiredArg, ValueName: "PATH", Help: "nobody else uses this directory: what is older than this run is stale; several times"},
 	{Long: "keep-stale", Help: "remove nothing, below /run neither"},
@@ -89,11 +98,22 @@ type execRun struct {
 	strict   bool
 	json     bool
 	verbose  bool
+
+	found        child.Found
+	user         string
+	as           *child.User // whom user names
+	noNewPrivs   bool
+	dropBounding bool
+	init, group  bool
 }
 
 func runExec(ctx context.Context, env *Env, args []string) int {
 	x := &execRun{env: env, tmpfiles: []string{"/run"}}
 	x.o.Mode = entry.Auto
+	var err error
+	if x.found, err = child.Find(); err != nil {
+		return x.fail("%v", err)
+	}
 	environ, err := x.variables()
 	if err != nil {
 		return x.fail("%v", err)
@@ -142,6 +162,21 @@ func (x *execRun) option(name, value string, first bool) (err error) {
 		}
 	case "tmpfiles":
 		x.tmpfiles, err = parseTmpfilesScope(value)
+	case "unit":
+		if first {
+			x.o.Units = nil
+		}
+		x.o.Units = append(x.o.Units, strings.Split(value, ":")...)
+	case "user":
+		x.user = value
+	case "no-new-privs":
+		x.noNewPrivs = true
+	case "drop-bounding":
+		x.dropBounding = true
+	case "init":
+		x.init = true
+	case "group":
+		x.group = true
 	case "stale":
 		x.o.Stale, err = appendPaths(x.o.Stale, value, first)
 	case "exclusive":
@@ -200,6 +235,8 @@ func (x *execRun) conflict() string {
 		return "which command? put it behind --"
 	case len(x.command) > 0 && x.command[0] == "":
 		return "the command is empty"
+	case x.group && !x.init:
+		return "--group goes with --init"
 	case x.json && !x.o.DryRun:
 		return "--json goes with --dry-run"
 	case x.o.KeepStale && len(x.o.Stale) > 0:

@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 
+	"github.com/slashrun/slashrun/internal/accounts"
+	"github.com/slashrun/slashrun/internal/child"
 	"github.com/slashrun/slashrun/internal/entry"
 	"github.com/slashrun/slashrun/internal/inroot"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -19,16 +20,13 @@ import (
 // run makes everything ready and becomes the command. It returns only where it
 // does not.
 func (x *execRun) run(parent context.Context) int {
-	path, code := "", ExitOK
+	name := "the command"
 	if len(x.command) > 0 {
-		// First: without the command nothing is to be changed.
-		if path, code = x.find(x.command[0]); path == "" {
-			return code
-		}
+		name = Quote(x.command[0])
 	}
 	umask := linux.Umask(0)
 	ctx, stop := interruptible(parent)
-	res, err := x.prepare(ctx, path)
+	res, err := x.prepare(ctx)
 	if err == nil {
 		err = ctx.Err() // before the signals are given back
 	}
@@ -36,31 +34,36 @@ func (x *execRun) run(parent context.Context) int {
 	linux.Umask(umask)
 	switch {
 	case errors.Is(err, context.Canceled):
-		x.env.Errorf("exec: stopped by a signal before the command was started")
-		return 128 + int(syscall.SIGTERM)
+		x.env.Errorf("exec: stopped by a signal before %s was started", name)
+		return child.StatusSignalled + int(syscall.SIGTERM)
 	case err != nil:
-		return x.fail("%v; %s was not started", err, Quote(filepath.Base(path)))
+		return x.fail("%v; %s was not started", err, name)
 	}
 	if x.o.DryRun {
 		return x.printPlan(res)
 	}
 	if len(res.Without) > 0 {
-		x.env.Errorf("exec: went on without: %s", strings.Join(res.Without, "; "))
+		x.env.Errorf("exec: went on without: %s", Quote(strings.Join(res.Without, "; ")))
 		if x.strict {
-			return x.fail("%s was not started, because of --strict", Quote(filepath.Base(path)))
+			return x.fail("%s was not started, because of --strict", name)
 		}
 	}
-	return x.become(path, environment(x.env.Environ, res))
+	return x.become(environment(x.env.Environ, res))
 }
 
-func (x *execRun) prepare(ctx context.Context, path string) (*entry.Result, error) {
+func (x *execRun) prepare(ctx context.Context) (*entry.Result, error) {
 	root, err := inroot.Open("")
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	x.o.Root = root
-	x.o.Systemd = os.Getpid() == 1 && isSystemd(root, path)
+	if err := x.lookUpUser(root); err != nil {
+		return nil, err
+	}
+	x.o.Root, x.o.Getenv = root, x.env.LookupEnv
+	if x.o.Systemd = x.isSystemd(root); x.o.Systemd && x.init {
+		return nil, errors.New("systemd must be PID 1 itself: leave --init out")
+	}
 	if len(x.tmpfiles) > 0 {
 		x.o.Tmpfiles = x.applyTmpfiles
 	}
@@ -70,18 +73,43 @@ func (x *execRun) prepare(ctx context.Context, path string) (*entry.Result, erro
 	return entry.Run(ctx, x.o)
 }
 
-// isSystemd says whether a program is systemd as an init, by where its links lead:
-// /sbin/init of a distribution with systemd, and systemd itself.
-func isSystemd(root *inroot.Root, path string) bool {
-	if path == "" {
+// lookUpUser finds whom --user names.
+func (x *execRun) lookUpUser(root *inroot.Root) (err error) {
+	if x.user == "" {
+		return nil
+	}
+	x.as, err = child.LookupUser(accounts.System(root, accounts.DefaultGetent()), x.user)
+	if err != nil {
+		return fmt.Errorf("--user: %w", err)
+	}
+	x.o.User = &entry.User{UID: x.as.UID, GID: x.as.GID}
+	return nil
+}
+
+// isSystemd says whether the command is systemd as an init, by where its links
+// lead: /sbin/init of a distribution with systemd, and systemd itself.
+func (x *execRun) isSystemd(root *inroot.Root) bool {
+	if os.Getpid() != 1 || len(x.command) == 0 {
 		return false
 	}
-	at, err := root.Resolve(path)
-	if err != nil || !at.Exists() {
-		return false
+	paths := []string{x.command[0]}
+	if name := x.command[0]; name == "init" || name == "systemd" {
+		paths = nil
+		for _, dir := range filepath.SplitList(x.env.Getenv("PATH")) {
+			paths = append(paths, dir+"/"+name)
+		}
 	}
-	at.Close()
-	return strings.HasSuffix(at.Path, "/systemd/systemd")
+	for _, path := range paths {
+		if !strings.HasPrefix(path, "/") {
+			continue
+		}
+		at, err := root.Resolve(path)
+		if err == nil && at.Exists() {
+			at.Close()
+			return strings.HasSuffix(at.Path, "/systemd/systemd")
+		}
+	}
+	return false
 }
 
 // told tells an act with its reason.
@@ -155,38 +183,34 @@ func environment(environ []string, res *entry.Result) []string {
 	return append(out, res.Env...)
 }
 
-// find looks for the command as execvp(3) does; no path means that it cannot be
-// run, with the exit code.
-func (x *execRun) find(name string) (path string, code int) {
-	if strings.Contains(name, "/") {
-		return name, ExitOK // execve(2) tells
+// become hands this process over to the command: as its init, or by becoming it.
+func (x *execRun) become(environ []string) int {
+	c := child.Command{
+		Args: x.command, Env: environ, User: x.as, Found: x.found, NoNewPrivs: x.noNewPrivs, DropBounding: x.dropBounding,
 	}
-	list, ok := x.env.LookupEnv("PATH")
-	if !ok {
-		list = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if x.as != nil {
+		c.Env = x.as.Environ(c.Env)
 	}
-	code = exitExecNotFound
-	for _, dir := range filepath.SplitList(list) {
-		p := filepath.Join("/", dir, name)
-		st, err := os.Stat(p)
-		if err != nil || st.IsDir() {
-			continue
-		}
-		if st.Mode()&0o111 != 0 {
-			return p, ExitOK
-		}
-		code = exitExecNotRun
+	if !x.init {
+		return x.notRun(child.Become(c))
 	}
-	x.env.Errorf("exec: %s: not found on PATH", Quote(name))
-	return "", code
+	in, err := child.Hold(x.found, child.Options{Group: x.group, Report: func(err error) { x.env.Warnf("exec: %v", err) }})
+	if err != nil {
+		return x.notRun(err)
+	}
+	status, err := in.Run(c)
+	if err != nil {
+		return x.notRun(err)
+	}
+	return status
 }
 
-// become runs the command in this process. It returns where that fails.
-func (x *execRun) become(path string, environ []string) int {
-	err := syscall.Exec(path, x.command, environ)
-	x.env.Errorf("exec: cannot run %s: %v", Quote(path), err)
-	if errors.Is(err, fs.ErrNotExist) {
-		return exitExecNotFound
+// notRun tells why the command does not run.
+func (x *execRun) notRun(err error) int {
+	x.env.Errorf("exec: %v", err)
+	var e *child.Error
+	if errors.As(err, &e) {
+		return e.Status
 	}
-	return exitExecNotRun
+	return exitExecFailed
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 
+	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/inroot"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -54,6 +55,14 @@ type Options struct {
 	Stale, Exclusive []string
 	KeepStale        bool
 
+	// Units are names of services whose runtime directories are made.
+	Units []string
+
+	// User is whom the command will run as, if another than we.
+	User *User
+	// Getenv looks up what the command's environment has; nil is an empty one.
+	Getenv func(name string) (string, bool)
+
 	// Tmpfiles applies tmpfiles.d. full asks whether /run is exclusively ours: then
 	// lines that remove, and those for a boot only, may be applied. nil leaves
 	// tmpfiles.d out.
@@ -64,6 +73,9 @@ type Options struct {
 	// be nil.
 	Told func(Step)
 }
+
+// User is whom a command runs as.
+type User struct{ UID, GID uint32 }
 
 // TmpfilesResult is what became of tmpfiles.d.
 type TmpfilesResult struct {
@@ -118,6 +130,15 @@ type run struct {
 	state    *runfs.State
 	judge    *stale.Judge
 	judgeErr error
+	accounts *accounts.Source
+}
+
+func (r *run) getenv(name string) string {
+	if r.o.Getenv == nil {
+		return ""
+	}
+	v, _ := r.o.Getenv(name)
+	return v
 }
 
 // Run makes everything ready. The process's umask must be 0. The Result is there
@@ -138,7 +159,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.told(Step{Op: "leave", Path: "/run", Left: true, Text: "leave /run to systemd", Why: "the command is systemd, which mounts /run and applies tmpfiles.d itself"})
 		return r.res, nil
 	}
-	for _, stage := range []func(context.Context) error{r.slashRun, r.leftovers, r.tmpfiles} {
+	for _, stage := range []func(context.Context) error{r.slashRun, r.leftovers, r.tmpfiles, r.units, r.session} {
 		if err := stage(ctx); err != nil {
 			return r.res, err
 		}
