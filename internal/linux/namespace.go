@@ -19,3 +19,11 @@ func NamespaceOwner(fd int) (int, error) {
 	})
 	return owner, wrap("ioctl NS_GET_USERNS", err)
 }
+
+// Setns moves the calling thread into the namespace behind fd, which is of the kind
+// that flag names (syscall.CLONE_NEWNET and so on; 0 takes any): setns(2). The
+// caller has locked its goroutine to the thread, and unlocks it only after it moved
+// back; otherwise the thread has to end with the goroutine.
+func Setns(fd, flag int) error {
+	return wrap("setns", retry(func() error { return unix.Setns(fd, flag) }))
+}

@@ -22,6 +22,8 @@ type Options struct {
 	// Rootless runs podman as the user nobody, with 65536 subordinate user and
 	// group IDs of its own: what root in the container makes belongs to nobody.
 	Rootless bool
+	// Driver says how images and containers are stored.
+	Driver Driver
 	// Keep names files and directories of the machine that are to be visible in
 	// Run's function; see nstest.Options.
 	Keep []string
@@ -29,10 +31,25 @@ type Options struct {
 	Env []string
 }
 
+// Driver is a storage driver of podman.
+type Driver string
+
+const (
+	// VFS copies the whole image for each container, and works everywhere. The root
+	// of a container is a subdirectory of a file system, bound.
+	VFS Driver = ""
+	// Overlay lets containers share their image, as in production; with large
+	// images it saves seconds a container. Rootless it needs user.* attributes on
+	// tmpfs (Linux 6.6); where there are none Run takes VFS, as Podman.Driver tells.
+	Overlay Driver = "overlay"
+)
+
 // Podman starts containers. It is good for the function that Run calls.
 type Podman struct {
-	dir  string // storage, configuration, and nobody's home
-	user *syscall.Credential
+	// Driver is the one that is in use.
+	Driver Driver
+	dir    string // storage, configuration, and nobody's home
+	user   *syscall.Credential
 }
 
 // nobody's IDs, and the first of the subordinate ones. Nothing of it reaches the
@@ -72,7 +89,10 @@ func prepare(o Options) (*Podman, error) {
 	if err := linux.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", flags, ""); err != nil {
 		return nil, fmt.Errorf("cgroup2 on /sys/fs/cgroup: %w", err)
 	}
-	p := &Podman{dir: "/tmp/podman"}
+	p := &Podman{Driver: o.Driver, dir: "/tmp/podman"}
+	if o.Rootless && !hasUserXattrs("/tmp") {
+		p.Driver = VFS
+	}
 	dirs := []string{p.dir, p.dir + "/home", p.dir + "/run", p.dir + "/tmp", p.dir + "/root", p.dir + "/runroot", "/run/user"}
 	if o.Rootless {
 		p.user = &syscall.Credential{Uid: nobody, Gid: nobody}
@@ -93,7 +113,7 @@ func prepare(o Options) (*Podman, error) {
 	}
 	files := map[string]string{
 		p.dir + "/containers.conf": containersConf,
-		p.dir + "/storage.conf":    fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", p.dir+"/root", p.dir+"/runroot"),
+		p.dir + "/storage.conf":    fmt.Sprintf("[storage]\ndriver = %q\ngraphroot = %q\nrunroot = %q\n", p.driver(), p.dir+"/root", p.dir+"/runroot"),
 		p.dir + "/policy.json":     `{"default":[{"type":"insecureAcceptAnything"}]}`,
 		"/etc/subuid":              fmt.Sprintf("nobody:%d:%d\n", firstSub, subs),
 		"/etc/subgid":              fmt.Sprintf("nobody:%d:%d\nnogroup:%[1]d:%d\n", firstSub, subs),
@@ -104,6 +124,20 @@ func prepare(o Options) (*Podman, error) {
 		}
 	}
 	return p, nil
+}
+
+// hasUserXattrs tells whether files in dir may have user.* attributes, in which an
+// overlay in a user namespace keeps what it must remember.
+func hasUserXattrs(dir string) bool {
+	return syscall.Setxattr(dir, "user.podtest", []byte("1"), 0) == nil
+}
+
+// driver is what podman calls p.Driver.
+func (p *Podman) driver() string {
+	if p.Driver == VFS {
+		return "vfs"
+	}
+	return string(p.Driver)
 }
 
 // containersConf: no events and no cgroups, since nobody looks at them and they
@@ -125,7 +159,7 @@ runtime = "crun"
 func (p *Podman) Command(ctx context.Context, args ...string) *exec.Cmd {
 	flags := []string{
 		"--root=" + p.dir + "/root", "--runroot=" + p.dir + "/runroot", "--tmpdir=" + p.dir + "/tmp",
-		"--storage-driver=vfs", "--runtime=crun", "--cgroup-manager=cgroupfs", "--log-level=error",
+		"--storage-driver=" + p.driver(), "--runtime=crun", "--cgroup-manager=cgroupfs", "--log-level=error",
 	}
 	cmd := exec.CommandContext(ctx, "podman", append(flags, args...)...)
 	runtimeDir := "/run/user/0"
@@ -183,8 +217,13 @@ func (p *Podman) Import(t testing.TB, tree string, options ...string) string {
 	if r.Status != 0 {
 		t.Fatalf("podman import: %v", r)
 	}
-	id := strings.TrimSpace(r.Stdout)
-	return strings.TrimPrefix(id[strings.LastIndexByte(id, '\n')+1:], "sha256:")
+	return lastLine(r.Stdout)
+}
+
+// lastLine is the ID of an image, at the end of what made it printed.
+func lastLine(out string) string {
+	out = strings.TrimSpace(out)
+	return strings.TrimPrefix(out[strings.LastIndexByte(out, '\n')+1:], "sha256:")
 }
 
 // Run is "podman run --rm --network=none" with the default seccomp profile and

@@ -1,9 +1,11 @@
 package podtest
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/testenv"
@@ -87,6 +89,47 @@ func TestSecondStart(t *testing.T) {
 	})
 }
 
+// What was killed hard has not tidied up, and the next start finds it; with either
+// driver, and with an image that was built.
+func TestKilledContainer(t *testing.T) {
+	testenv.Need(t, testenv.Tool("busybox"))
+	for _, driver := range []Driver{VFS, Overlay} {
+		for name, o := range kinds {
+			o.Driver = driver
+			t.Run(name+" "+string(driver), func(t *testing.T) {
+				Run(t, o, func(t *testing.T, p *Podman) {
+					if r := p.Podman(t, "tag", p.Import(t, smallTree(t)), "localhost/base"); r.Status != 0 {
+						t.Fatal(r)
+					}
+					context := t.TempDir()
+					text := "FROM base\nRUN echo built >/built\nCMD [\"/bin/false\"]\n"
+					if err := os.WriteFile(context+"/Containerfile", []byte(text), 0o644); err != nil {
+						t.Fatal(err)
+					}
+					p.Build(t, context, "localhost/small")
+					c := p.Create(t, "killed", "localhost/small", "/bin/sh", "-c", "cat /built /run/left 2>/dev/null; echo $$ >/run/left; echo ready; while :; do sleep 60; done")
+					for i, want := range []string{"built\nready\n", "built\n1\nready\n"} {
+						r := c.Start(t)
+						for deadline := time.Now().Add(20 * time.Second); !strings.HasSuffix(r.Output(), "ready\n") && !r.Ended(); {
+							if time.Now().After(deadline) {
+								t.Fatalf("start %d: not ready: %q", i, r.Output())
+							}
+							time.Sleep(time.Millisecond)
+						}
+						if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/left", r.PID)); string(data) != "1\n" {
+							t.Errorf("start %d: the file is %q, %v", i, data, err)
+						}
+						r.Kill(t)
+						if !strings.HasSuffix(r.Output(), want) || !r.Ended() {
+							t.Errorf("start %d: %q, want %q", i, r.Output(), want)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
 // An image need not have more than one program, and the errors are podman's.
 func TestErrors(t *testing.T) {
 	testenv.Need(t, testenv.Tool("busybox"))
@@ -121,7 +164,7 @@ func smallTree(t *testing.T) string {
 	if err := os.WriteFile(dir+"/bin/busybox", program, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "cat", "ls", "grep", "touch"} {
+	for _, name := range []string{"sh", "cat", "ls", "grep", "touch", "sleep"} {
 		if err := os.Symlink("busybox", dir+"/bin/"+name); err != nil {
 			t.Fatal(err)
 		}

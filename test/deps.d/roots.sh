@@ -1,6 +1,8 @@
 #!/bin/bash
-# Makes the root trees of chroottest: Debian systems that have no systemd, one for
-# each way to start a machine.
+# Makes root trees: for chroottest Debian systems that have no systemd, one for each
+# way to start a machine; for test/exectest one with the daemons of its images.
+#
+#   roots.sh [NAME]...                  normally all of them
 #
 #   $SLASHRUN_DEPS/roots/NAME.tar.zst   the tree, with owners and modes
 #                        NAME.list      its packages and their versions
@@ -20,15 +22,23 @@ declare -A trees=(
 	[sysvinit]="sysvinit-core initscripts sysv-rc insserv bootlogd"
 	[openrc]="openrc sysvinit-core initscripts"
 	[runit]="runit runit-init"
+	[services]="nginx-light redis-server apache2 postgresql"
+)
+# What takes the most room in a tree and does nothing there.
+declare -A without=(
+	[services]="/usr/lib/*/libLLVM* /usr/lib/*/libz3* /usr/lib/postgresql/*/lib/bitcode/* /usr/share/i18n/* /usr/lib/*/perl/*/CORE/*"
 )
 common=procps,strace
 format=2 # raise it when what this script makes changes
 say() { echo "roots: $*" >&2; }
 
-wanted() { echo "$format $suite $common ${trees[$1]}"; }
+wanted() { echo "$format $suite $common ${trees[$1]}${without[$1]:+ without ${without[$1]}}"; }
 make_tree() { # make_tree NAME
-	local name=$1 keyring work=/tmp
+	local name=$1 keyring path excludes=() work=/tmp
 	keyring=$(apt_keyring)
+	set -f # the patterns are dpkg's
+	for path in ${without[$name]:-}; do excludes+=(--dpkgopt="path-exclude=$path"); done
+	set +f
 	say "making a $suite system with $name"
 	rm -rf "$deps/$name.new" && mkdir -p "$deps/$name.new"
 	case $deps in /tmp/*) work=/var/tmp ;; esac # what is mounted there must not hide $deps
@@ -57,6 +67,7 @@ make_tree() { # make_tree NAME
 		--include="$common,${trees[$name]// /,}" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		"${excludes[@]}" \
 		--customize-hook='chroot "$1" dpkg-query -W >"'"$deps/$name.new/list"'"' \
 		"$suite" "$deps/$name.new/tree.tar" "deb [signed-by=$keyring] $(apt_mirror) $suite main" \
 		>"$deps/$name.new/log" 2>&1; then
@@ -71,7 +82,9 @@ make_tree() { # make_tree NAME
 	rm -rf "$deps/$name.new"
 }
 
-for name in "${!trees[@]}"; do
+[ $# -gt 0 ] || set -- "${!trees[@]}"
+for name; do
+	[ -n "${trees[$name]:-}" ] || { say "no tree is called $name: ${!trees[*]}"; exit 1; }
 	[ -e "$deps/$name.tar.zst" ] && [ "$(cat "$deps/$name.made" 2>/dev/null)" = "$(wanted "$name")" ] && continue
 	if [ "$(id -u)" != 0 ]; then
 		say "only root can make the tree of $name; tests that need it need root too"
