@@ -106,51 +106,42 @@ func (p *Proc) Holds(pid int, dev, ino uint64, except ...int) (how string, err e
 	return "", nil
 }
 
-// Elsewhere calls visit with the mount table of the processes that live in
-// another PID namespace below ours, once for each table as far as they can be
-// told apart, until visit returns false. It fails where one cannot be seen: then
-// nothing is known of it.
-func (p *Proc) Elsewhere(ctx context.Context, visit func(who Process, table []byte) bool) error {
+// Tables calls visit with the mount table of every process that is in another
+// mount namespace, another PID namespace (below ours) or below another root than
+// we, once for each table as far as they can be told apart, until visit returns
+// false. foreign says that the process is in another PID namespace. It fails where
+// a process cannot be seen: then nothing is known of it.
+func (p *Proc) Tables(ctx context.Context, visit func(who Process, foreign bool, table []byte) bool) error {
 	if err := p.ours(); err != nil {
 		return err
 	}
 	if why := p.hidden(); why != "" {
 		return errors.New(why)
 	}
-	ours, err := linux.Readlinkat(p.fd, "self/ns/pid")
-	if err != nil {
+	var ours [3]string
+	var err error
+	if ours, err = p.view("self"); err != nil {
 		return err
 	}
 	list, err := p.list()
 	if err != nil {
 		return err
 	}
-	seen := map[string]bool{}
+	seen := map[[3]string]bool{ours: true}
 	for _, st := range list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if st.Kernel() || st.Dead() || st.PID == p.self {
+		if st.Kernel() || st.Dead() {
 			continue
 		}
 		at := strconv.Itoa(st.PID)
-		theirs, err := linux.Readlinkat(p.fd, at+"/ns/pid")
-		if gone(err) || err == nil && theirs == ours {
+		theirs, err := p.view(at)
+		if gone(err) || err == nil && seen[theirs] {
 			continue
 		}
 		if err != nil {
-			return unseen(st, "PID namespace", err)
-		}
-		mnt, err1 := linux.Readlinkat(p.fd, at+"/ns/mnt")
-		root, err2 := linux.Readlinkat(p.fd, at+"/root")
-		if gone(err1) || gone(err2) {
-			continue
-		}
-		if err := errors.Join(err1, err2); err != nil {
-			return unseen(st, "mount namespace", err)
-		}
-		if seen[mnt+root] {
-			continue
+			return unseen(st, "namespaces", err)
 		}
 		table, err := p.ReadFile(at + "/mountinfo")
 		if gone(err) || errors.Is(err, syscall.EINVAL) { // EINVAL: it is about to end and has no namespace any more
@@ -159,12 +150,23 @@ func (p *Proc) Elsewhere(ctx context.Context, visit func(who Process, table []by
 		if err != nil {
 			return unseen(st, "mounts", err)
 		}
-		seen[mnt+root] = true
-		if !visit(Process{st.PID, st.Comm}, table) {
+		seen[theirs] = true
+		if !visit(Process{st.PID, st.Comm}, theirs[0] != ours[0], table) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// view is what decides what a process sees: its PID namespace, its mount namespace
+// and its root.
+func (p *Proc) view(pid string) (v [3]string, err error) {
+	for i, link := range [...]string{"/ns/pid", "/ns/mnt", "/root"} {
+		if v[i], err = linux.Readlinkat(p.fd, pid+link); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
 }
 
 // Inhabitant is a process that lives in the PID namespace with this inode number,

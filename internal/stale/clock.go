@@ -79,12 +79,14 @@ func (j *Judge) clocks() (now, offset int64, err error) {
 
 // before returns nil if the inode is proven to be older than this run: untouched
 // since before the PID namespace's first process started. See readClock.
-func (j *Judge) before(o *object) error {
+func (j *Judge) before(o *object) error { return j.older(o, o.written()) }
+
+// older returns nil if the time w of an inode's is before this run.
+func (j *Judge) older(o *object, w int64) error {
 	if !localTypes[o.ground.mount.FSType] {
 		return fmt.Errorf("its times are of another machine's clock (%s)", o.ground.mount.FSType)
 	}
 	c := j.readClock()
-	w := o.written()
 	switch {
 	case c.why != nil:
 		return c.why

@@ -249,7 +249,15 @@ func (j *Judge) rootMount() (int, error) {
 // place in sight: the PIDs in its files may be numbers of that one. In the initial
 // PID namespace these are all that there are.
 func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
-	err := j.proc.Elsewhere(ctx, func(who process.Process, text []byte) bool {
+	if storage(g.dir) {
+		g.ours, g.notOurs = false, g.dir+" looks like a layer of a container"
+		g.note(Layer, "%s", g.notOurs)
+		return nil
+	}
+	err := j.proc.Tables(ctx, func(who process.Process, foreign bool, text []byte) bool {
+		if !foreign {
+			return true
+		}
 		table, err := mounts.ParseText(text)
 		if err != nil {
 			g.ours, g.notOurs = false, err.Error()
@@ -279,7 +287,7 @@ func reaches(table []mounts.Mount, g *ground, o *object) string {
 	for i := range table {
 		m := &table[i]
 		rooted = rooted || m.Point == "/"
-		if upper, ok := m.Option("upperdir"); ok && (!strings.HasPrefix(upper, "/") || under(g.dir, upper)) {
+		if upper(m, g.dir) {
 			return m.Point
 		}
 		if m.Major != g.mount.Major || m.Minor != g.mount.Minor {
@@ -293,6 +301,58 @@ func reaches(table []mounts.Mount, g *ground, o *object) string {
 		return "/, which its table does not show"
 	}
 	return ""
+}
+
+// upper reports whether the directory is in the upper layer of an overlay, whose
+// options tell its path. One that is not absolute may be anywhere.
+func upper(m *mounts.Mount, dir string) bool {
+	u, ok := m.Option("upperdir")
+	return ok && (!strings.HasPrefix(u, "/") || under(dir, u))
+}
+
+// layer says why the directory may be in the upper layer of somebody's overlay,
+// "" if it is in none that can be seen. There an inode is another one than that
+// of the same file seen through the overlay: a socket that is bound there refuses
+// here.
+func (j *Judge) layer(ctx context.Context, g *ground) (string, error) {
+	if storage(g.dir) {
+		return g.dir + " looks like a layer of a container", nil
+	}
+	why := ""
+	look := func(table []mounts.Mount) bool {
+		for i := range table {
+			if upper(&table[i], g.dir) {
+				why = g.dir + " is in the upper layer of the overlay on " + table[i].Point
+			}
+		}
+		return why == ""
+	}
+	if look(g.table) {
+		// Those that cannot be seen are left out: whoever has the right to remove a
+		// file in the layer of a container has the right to see it.
+		err := j.proc.Tables(ctx, func(who process.Process, _ bool, text []byte) bool {
+			table, err := mounts.ParseText(text)
+			return err != nil || look(table)
+		})
+		if err != nil && ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+	}
+	return why, nil
+}
+
+// storage reports whether the path is one that engines use for the layers of
+// containers: overlay/ID/diff (podman), overlay2/ID/diff (docker), snapshots/N/fs
+// (containerd). fuse-overlayfs does not tell its layers in the mount table.
+func storage(dir string) bool {
+	parts := strings.Split(dir, "/")
+	for i := 2; i < len(parts); i++ {
+		switch a, b := parts[i-2], parts[i]; {
+		case (a == "overlay" || a == "overlay2") && b == "diff", a == "snapshots" && b == "fs":
+			return true
+		}
+	}
+	return false
 }
 
 // insideOf is the path of g's directory within its file system.

@@ -17,36 +17,46 @@ const newborn = int64(time.Second)
 
 // socket judges by the probe. It needs no exclusive ground, because the kernel
 // knows the sockets of all namespaces; but another kernel knows others.
-func (j *Judge) socket(f *Finding, o *object) {
+func (j *Judge) socket(ctx context.Context, f *Finding, o *object) error {
 	bound, err := sockdiag.Probe(o.node.Fd())
 	switch {
 	case err != nil:
 		if s := j.inDump(o); s != nil {
 			f.decide(Live, SocketBound, "a socket is bound to it, says sock_diag")
-			return
+			return nil
 		}
 		f.decide(CannotTell, NoPermission, "the socket cannot be probed: %v", err)
-		return
+		return nil
 	case bound:
 		f.decide(Live, SocketBound, "a socket is bound to it")
 		if s := j.inDump(o); s != nil && s.State == sockdiag.Listening {
 			f.note(SocketBound, "it listens, %d of %d connections wait to be accepted", s.Queue, s.Backlog)
 		}
-		return
+		return nil
 	case !o.ground.local:
 		f.decide(CannotTell, NetworkFS, "nothing of this machine is bound to it, but another machine's process may be")
-		return
+		return nil
 	}
-	if o.ground.exclusive && j.before(o) == nil {
+	if o.ground.exclusive && j.older(o, o.born()) == nil {
 		f.decide(Stale, ConnectRefused, "nothing is bound to the socket, and nobody can be about to")
-		return
+		return nil
+	}
+	if !o.ground.exclusive {
+		switch why, err := j.layer(ctx, o.ground); {
+		case err != nil:
+			return err
+		case why != "":
+			f.decide(CannotTell, Layer, "nothing is bound to it here, but %s, where another inode counts", why)
+			return nil
+		}
 	}
 	now, _, err := j.clocks()
-	if age := now - o.written(); err != nil || age < newborn {
-		f.decide(CannotTell, JustMade, "nothing is bound to the socket, but it was made or changed just now, and bind(2) may be under way")
-		return
+	if age := now - o.born(); err != nil || age < newborn {
+		f.decide(CannotTell, JustMade, "nothing is bound to the socket, but it was made just now, and bind(2) may be under way")
+		return nil
 	}
 	f.decide(Stale, ConnectRefused, "nothing is bound to the socket")
+	return nil
 }
 
 // inDump finds the socket that is bound to o in the list of this network
@@ -198,7 +208,9 @@ func content(o *object) ([]byte, error) {
 	return buf[:used], nil
 }
 
-// bareRecord judges a PID alone. Whose PID it is decides the ground.
+// bareRecord judges a PID alone. Whose PID it is decides the ground. Yesterday's
+// daemon and today's entry point often have the same number, and we and our
+// ancestors are alive in any case: there the age of the file decides.
 func (j *Judge) bareRecord(f *Finding, o *object, r *process.Record) error {
 	if !o.ground.ours {
 		f.decide(CannotTell, ForeignNamespace, "it names PID %d, which may be of another PID namespace or machine: %s", r.PID, o.ground.notOurs)
@@ -223,9 +235,15 @@ func (j *Judge) bareRecord(f *Finding, o *object, r *process.Record) error {
 		f.decide(Stale, ProcessGone, "process %d (%s), which it names, has ended and waits for its parent", r.PID, id.Comm)
 		return nil
 	}
+	old := j.before(o)
+	if old == nil {
+		f.decide(Stale, LeftBehind, "it is older than this run, and so than process %d (%s), whose number it names", id.PID, id.Comm)
+		return nil
+	}
 	for _, who := range o.ground.kin {
 		if who.PID == r.PID {
-			return j.namesKin(f, o, id)
+			f.decide(CannotTell, OfThisRun, "it names process %d (%s), which is one of ours, and may be of this run: %v", id.PID, id.Comm, old)
+			return nil
 		}
 	}
 	younger, why := j.younger(id.Start, o)
@@ -239,18 +257,6 @@ func (j *Judge) bareRecord(f *Finding, o *object, r *process.Record) error {
 	default:
 		f.decide(Live, ProcessAlive, "process %d (%s), which it names, is alive", r.PID, id.Comm)
 	}
-	return nil
-}
-
-// namesKin judges a file on exclusive ground that names ourselves or an ancestor:
-// the PID of yesterday's daemon is today's PID of the entry point. It is one or
-// the other by its age.
-func (j *Judge) namesKin(f *Finding, o *object, id *process.Ident) error {
-	if err := j.before(o); err != nil {
-		f.decide(CannotTell, OfThisRun, "it names process %d (%s), which is one of ours, and may be of this run: %v", id.PID, id.Comm, err)
-		return nil
-	}
-	f.decide(Stale, LeftBehind, "it is older than this run: process %d (%s), which it names now, is one of ours", id.PID, id.Comm)
 	return nil
 }
 

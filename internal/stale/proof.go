@@ -40,5 +40,6 @@ const (
 	NoPID            Proof = "no-pid"            // the file holds no PID
 	UsedByName       Proof = "used-by-name"      // nothing shows whether it is used
 	NotEmpty         Proof = "not-empty"         // what is in it decides
+	Layer            Proof = "layer"             // seen below the overlay that it is used through
 	WrongType        Proof = "wrong-type"        // not what it is said to be
 )

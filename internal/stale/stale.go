@@ -35,6 +35,17 @@ func (v Verdict) String() string {
 // MarshalText gives the verdict as String does.
 func (v Verdict) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
+func (v *Verdict) UnmarshalText(text []byte) error {
+	for _, w := range [...]Verdict{CannotTell, Live, Stale} {
+		if string(text) == w.String() {
+			*v = w
+			return nil
+		}
+	}
+	return fmt.Errorf("no verdict is called %q", text)
+}
+
 // Kind is what an object is for.
 type Kind string
 
@@ -238,7 +249,7 @@ func (j *Judge) judge(ctx context.Context, f *Finding, o *object) error {
 	f.Evidence = append(f.Evidence, g.evidence...)
 	switch f.Kind {
 	case Socket:
-		j.socket(f, o)
+		return j.socket(ctx, f, o)
 	case PIDFile, Lock:
 		return j.file(ctx, f, o)
 	case FIFO:
@@ -307,6 +318,15 @@ func identityOf(st *fsat.Stat, g *ground) Identity {
 		id.Type = "link"
 	}
 	return id
+}
+
+// born is when the inode was made, or where the file system does not tell (tmpfs
+// before Linux 6.6 or so), when it was changed.
+func (o *object) born() int64 {
+	if o.st.Btime != fsat.NoTime {
+		return o.st.Btime
+	}
+	return o.written()
 }
 
 // rawDev is st_dev as stat(2) has it.

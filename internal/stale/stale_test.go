@@ -3,6 +3,7 @@ package stale
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +19,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case agentName:
+		agentMain()
+	case sleeperName:
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}
 	seccomptest.Setup()
 	nstest.Main(m)
 }
@@ -64,8 +72,7 @@ func want(t testing.TB, f *Finding, v Verdict, p Proof) {
 	}
 }
 
-// old gives a file an age that no utimes(2) could give it: the change time is what
-// counts, so the test sets the bar higher instead, by the process that is init.
+// orphan leaves a socket file that nothing is bound to.
 func orphan(t testing.TB, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
