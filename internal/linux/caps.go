@@ -9,8 +9,9 @@ import (
 
 // Capabilities of linux/capability.h that something asks for.
 const (
-	CAP_MKNOD     = unix.CAP_MKNOD
-	CAP_SYS_ADMIN = unix.CAP_SYS_ADMIN
+	CAP_MKNOD      = unix.CAP_MKNOD
+	CAP_SYS_ADMIN  = unix.CAP_SYS_ADMIN
+	CAP_SYS_PTRACE = unix.CAP_SYS_PTRACE
 )
 
 var effective = sync.OnceValue(func() uint64 {

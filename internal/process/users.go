@@ -125,7 +125,7 @@ func (p *Proc) list() ([]Stat, error) {
 func (p *Proc) hidden() string {
 	// Root of the initial user namespace sees all; reading its map is cheaper than
 	// reading the mount table.
-	if m, err := p.ReadFile("self/uid_map"); err == nil && linux.Geteuid() == 0 {
+	if m, err := p.ReadFile("self/uid_map"); err == nil && linux.Geteuid() == 0 && linux.HasCap(linux.CAP_SYS_PTRACE) {
 		if f := strings.Fields(string(m)); len(f) == 3 && f[1] == "0" && f[2] == "4294967295" {
 			return ""
 		}

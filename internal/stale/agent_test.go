@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -401,6 +402,15 @@ func start(t testing.TB, flags uintptr) *agent {
 		outR.Close()
 	})
 	return a
+}
+
+// settle waits until a run that is started now is apart from what was made before
+// by more than the two ticks that its start time may be off; a container runtime
+// takes longer than that. It waits for the clock, not for a process.
+func settle() {
+	for end := time.Now().Add(3 * time.Duration(tick)); time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 const newContainer = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS

@@ -48,6 +48,7 @@ func TestRestartOnTheSameRoot(t *testing.T) {
 			}
 		}
 		first.kill()
+		settle()
 		second := contain(t, b, 0)
 		second.must(order{Do: "write", Path: "/srv/x/new.pid", Text: "{pid}\n"})
 		second.must(order{Do: "mkfifo", Path: "/srv/x/newfifo"})
