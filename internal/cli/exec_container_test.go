@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,6 +97,7 @@ func (c *container) command(args ...string) *exec.Cmd {
 
 // enterContainer is the process that c.run starts; it does not return.
 func enterContainer(root string) {
+	runtime.LockOSThread() // capabilities and users are the thread's
 	err := arrangeContainer(root)
 	if err == nil {
 		var env []string

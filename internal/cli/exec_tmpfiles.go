@@ -19,11 +19,6 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bo
 	if !x.anyTmpfiles(o.Dirs()) {
 		return r.res, nil
 	}
-	ops := tmpfiles.Create
-	if full() {
-		o.Boot = true
-		ops |= tmpfiles.Remove
-	}
 	if !slices.Contains(x.tmpfiles, "/") {
 		o.Include = x.tmpfiles
 	}
@@ -32,7 +27,13 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bo
 			o.Exclude = append(o.Exclude, path)
 		}
 	}
+	o.Boot = true
 	loaded, err := tmpconf.Load(o)
+	ops := tmpfiles.Create | tmpfiles.Remove
+	if err == nil && !loaded.Config.Empty() && !full() {
+		o.Boot, ops = false, tmpfiles.Create
+		loaded, err = tmpconf.Load(o)
+	}
 	if err != nil {
 		return r.res, err
 	}
@@ -41,6 +42,9 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bo
 	}
 	for _, e := range loaded.Config.Invalid {
 		r.failed(e)
+	}
+	if loaded.Config.Empty() {
+		return r.res, nil
 	}
 	root, err := fsat.OpenDir("/")
 	if err != nil {

@@ -77,7 +77,7 @@ func (c *copier) entry(ctx context.Context, from, to *fsat.Dir, name, rel string
 		return fmt.Errorf("%s/%s: %w", c.shown, rel, err)
 	}
 	mounted := st.MountRoot || slices.ContainsFunc(c.carry, func(m runfs.Carried) bool { return m.Rel == rel })
-	if mounted || ours(name) {
+	if mounted || ours(name) || rel == "slashrun" { // our own directory is of one run
 		return nil
 	}
 	var err error

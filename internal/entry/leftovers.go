@@ -78,6 +78,10 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 		return err
 	}
 	list, err := entries(dir)
+	var above fsat.Stat
+	if err == nil && slices.ContainsFunc(list, func(e direntry) bool { return e.typ == syscall.DT_DIR || e.typ == syscall.DT_UNKNOWN }) {
+		err = dir.Stat("", &above)
+	}
 	if err != nil {
 		r.without("looking for leftovers in %s: %v", shown, err)
 		return nil
@@ -95,8 +99,7 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 				err = r.candidate(ctx, dir, e.name, at, typeOf(&st), locks)
 				break
 			}
-			var above fsat.Stat
-			if st.MountRoot || dir.Stat("", &above) != nil || st.Dev != above.Dev {
+			if st.MountRoot || st.Dev != above.Dev {
 				continue // somebody else's
 			}
 			inner, oerr := dir.OpenDir(e.name)

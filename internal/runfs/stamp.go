@@ -126,9 +126,12 @@ func (fd fdReader) Read(b []byte) (int, error) {
 // a reader finds the old one, the new one, never a part.
 func writeStamp(own *fsat.Dir, s Stamp) error {
 	attr := fsat.Attr{Mode: 0o644}
-	err := own.WriteFile(stampName, []byte(s.Text()), attr)
-	if !errors.Is(err, syscall.EEXIST) {
-		return err
+	var st fsat.Stat
+	if fsat.NotExist(own.Stat(stampName, &st)) { // else a file would be made for nothing
+		err := own.WriteFile(stampName, []byte(s.Text()), attr)
+		if !errors.Is(err, syscall.EEXIST) {
+			return err
+		}
 	}
 	tmp := fsat.TempName()
 	if err := own.WriteFile(tmp, []byte(s.Text()), attr); err != nil {

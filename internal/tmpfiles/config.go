@@ -52,6 +52,9 @@ func NewConfig() *Config {
 	}
 }
 
+// Empty says that no line counts, so that there is nothing to apply.
+func (c *Config) Empty() bool { return len(c.plain.order)+len(c.globs.order) == 0 }
+
 // ReadError says that a file could not be read to its end. What was read before
 // that counts.
 type ReadError struct {
