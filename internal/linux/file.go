@@ -250,6 +250,16 @@ func Pread(fd int, buf []byte, off int64) (n int, err error) {
 	return n, wrap("pread64", err)
 }
 
+// Write is write(2), once: it may write less than all of data.
+func Write(fd int, data []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, data)
+		if err != syscall.EINTR {
+			return n, wrap("write", err)
+		}
+	}
+}
+
 // Read is read(2).
 func Read(fd int, buf []byte) (int, error) {
 	for {

@@ -48,3 +48,13 @@ func Reap(pid int) (status syscall.WaitStatus, err error) {
 func ForkExec(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	return syscall.ForkExec(path, argv, attr)
 }
+
+// KeepOnExec is fcntl(F_SETFD, 0): the descriptor stays open in the program that
+// the process becomes, and in its children.
+func KeepOnExec(fd int) error {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+	return wrap("fcntl(F_SETFD)", err)
+}
+
+// SetNonblock sets O_NONBLOCK on the open file description of fd.
+func SetNonblock(fd int) error { return wrap("fcntl(F_SETFL)", unix.SetNonblock(fd, true)) }

@@ -193,6 +193,11 @@ func content(o *object) ([]byte, error) {
 		return nil, err
 	}
 	defer linux.Close(fd)
+	return readAll(fd)
+}
+
+// readAll reads an open file, and no more of it than a PID file can have.
+func readAll(fd int) ([]byte, error) {
 	buf := make([]byte, maxContent)
 	used := 0
 	for used < len(buf) {

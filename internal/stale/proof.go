@@ -31,6 +31,8 @@ const (
 	ProcessAlive Proof = "process-alive"
 	LockHeld     Proof = "lock-held"
 	InodeHeld    Proof = "inode-held" // a process has it open
+	// live, and more: the process is the one that the file was written for
+	OlderThanFile Proof = "older-than-file"
 	// cannot tell
 	JustMade         Proof = "just-made"         // so new that it may be in the making
 	OfThisRun        Proof = "of-this-run"       // not proven to be older than this run

@@ -1,0 +1,168 @@
+package stale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/process"
+)
+
+// Named is a finding about a PID file together with the process that the file
+// names.
+type Named struct {
+	*Finding
+	// Record is what the file says; nil where it says nothing that is a PID.
+	Record *process.Record
+	// Process has the number, or is the very process that a record of our own
+	// format means, and is held; nil where there is none. Close it.
+	Process *process.Ident
+	// Proven says that Process is the one that the file was written for. A process
+	// that is merely alive, and seems to be older than the file, keeps a file from
+	// being removed; to be signalled it has to be proven.
+	Proven bool
+}
+
+// Close lets the process go.
+func (n *Named) Close() {
+	if n.Process != nil {
+		n.Process.Close()
+		n.Process = nil
+	}
+}
+
+// LookPID is Look for a PID file, and for the process that it names. The process
+// is held before it is judged: what the verdict says of a number is true of it.
+func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) (*Named, error) {
+	node, err := dir.OpenNode(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, err)
+	}
+	defer node.Close()
+	o := &object{node: node, dir: dir, name: name}
+	if err := node.Stat(&o.st); err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, err)
+	}
+	n := &Named{}
+	found := n.hold(j, o)
+	n.Finding, err = j.Look(ctx, dir, name, shown, PIDFile)
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	if n.Record != nil && (n.PID != 0 && n.PID != n.Record.PID || n.Identity.Inode != o.st.Ino) {
+		n.Close()
+		return nil, fmt.Errorf("%s: %w", shown, ErrChanged)
+	}
+	n.prove(j, o, found)
+	if n.Verdict != Live {
+		n.Close()
+	}
+	return n, nil
+}
+
+// hold reads the record and holds its process.
+func (n *Named) hold(j *Judge, o *object) error {
+	if !o.st.IsRegular() {
+		return nil
+	}
+	text, err := content(o)
+	if err != nil {
+		return err
+	}
+	r, err := process.ParseRecord(text)
+	if err != nil {
+		return err
+	}
+	n.Record = &r
+	if r.Own() {
+		n.Process, err = j.proc.Find(r)
+	} else {
+		n.Process, err = j.proc.Ident(r.PID)
+	}
+	if err == nil && n.Process.Dead {
+		n.Close()
+		err = process.ErrNoProcess
+	}
+	return err
+}
+
+// prove finds out whether the held process is the one that is meant.
+func (n *Named) prove(j *Judge, o *object, found error) {
+	if n.Process == nil {
+		return
+	}
+	if n.Process.Held() {
+		if ended, err := n.Process.Ended(); err != nil || ended {
+			n.Close()
+			return
+		}
+	}
+	switch {
+	case n.Record.Own():
+		n.Proven = true
+		if n.Verdict != Live || n.Finding.Evidence[len(n.Finding.Evidence)-1].Proof != ProcessAlive {
+			n.decide(Live, ProcessAlive, "process %d (%s) is the very one that it names", n.Process.PID, n.Process.Comm)
+		}
+	case n.Verdict == Live && n.last() == ProcessAlive && !n.Process.Kernel:
+		why := j.older(n.Process.Start, o)
+		n.Proven = why == nil
+		if n.Proven {
+			n.note(OlderThanFile, "it is older than the file, and the clock was not set since: the file was written for it")
+		} else {
+			n.note(ClockUnproven, "that the file was written for it is not proven: %v", why)
+		}
+	}
+}
+
+func (n *Named) last() Proof {
+	if len(n.Evidence) == 0 {
+		return ""
+	}
+	return n.Evidence[len(n.Evidence)-1].Proof
+}
+
+// older returns nil if a process that started at that many ticks after the boot is
+// proven to be older than the file, so that its number cannot have been given to
+// it since. The comparison is wrong only if the clock was set back after the file
+// was written: either the boot stamp, or /proc (see readClock), shows that it was
+// not.
+func (j *Judge) older(start uint64, o *object) error {
+	now, offset, err := j.clocks()
+	if err != nil {
+		return err
+	}
+	w := o.written()
+	switch started := int64(start)*tick + offset; {
+	case w > now+coarse:
+		return errors.New("the file's time is in the future")
+	case started > w+coarse+tick:
+		return errors.New("it is not older than the file")
+	}
+	s := j.opts.Stamp
+	if s != nil && j.runErr == nil && s.SameRun(j.run) {
+		if d := offset - s.Offset; d > stepTolerance || d < -stepTolerance {
+			return errors.New("the clock was set since the boot stamp was made")
+		}
+		if w >= s.Made {
+			return nil
+		}
+	}
+	return j.readClock().why
+}
+
+// ReadHeld is the record of a PID file that is open for reading. An error that is
+// process.ErrNoPID says that it holds none.
+func ReadHeld(fd int) (process.Record, []byte, error) {
+	if err := linux.SeekStart(fd); err != nil {
+		return process.Record{}, nil, err
+	}
+	text, err := readAll(fd)
+	if err != nil {
+		return process.Record{}, nil, err
+	}
+	r, err := process.ParseRecord(text)
+	return r, text, err
+}
