@@ -14,13 +14,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -282,10 +282,8 @@ func TestCreateOverWhatIsThere(t *testing.T) {
 
 // The directory is not ours to write to, the file is: tmpfiles.d made it so.
 func TestCreateInPlace(t *testing.T) {
+	testenv.Need(t, testenv.Root) // for a second user
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
-		if os.Getuid() != 0 {
-			t.Fatal("root of its namespace")
-		}
 		must(t, os.Mkdir("/run/food", 0o755))
 		path := "/run/food/food.pid"
 		must(t, os.WriteFile(path, []byte(strings.Repeat(" ", 1000)), 0o644))
@@ -323,7 +321,7 @@ func TestCreateRace(t *testing.T) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for i := range 200 {
+			for i := range 100 {
 				f, err := Create(path)
 				if err != nil {
 					if !errors.Is(err, ErrHeld) {
@@ -429,7 +427,7 @@ func TestCreateWhileSomebodyLooks(t *testing.T) {
 			}
 		}
 	}()
-	for range 300 {
+	for range 100 {
 		must(t, os.WriteFile(path, nil, 0o644))
 		f, err := Create(path)
 		if err != nil {
@@ -442,8 +440,9 @@ func TestCreateWhileSomebodyLooks(t *testing.T) {
 	t.Logf("%d looks", <-done)
 }
 
-func TestWait(t *testing.T) {
-	dir := safeDir(t)
+func TestWait(t *testing.T) { trustedTest(t, testWait) }
+
+func testWait(t *testing.T, dir string) {
 	path := filepath.Join(dir, "food.pid")
 	other, line := daemon(t, path)
 	if line != "created" {
@@ -484,27 +483,17 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// safeDir is a directory that only we and root can have made, whose path has no
-// /tmp in it. Without such a place there is the one in a namespace.
-func safeDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp(".", ".pidfile-test")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	dir, err = filepath.Abs(dir)
-	must(t, err)
-	d, _, err := walk(dir + "/x")
-	if errors.Is(err, ErrUntrusted) {
-		t.Skip("needs a module directory that nobody else can write to: " + err.Error())
-	}
-	must(t, err)
-	d.Close()
-	return dir
+// trustedTest runs a test with a directory that only we and root can have made.
+func trustedTest(t *testing.T, f func(t *testing.T, dir string)) {
+	nstest.Run(t, nstest.Options{Root: nstest.RootEmpty}, func(t *testing.T) {
+		must(t, os.Mkdir("/run/food", 0o755))
+		f(t, "/run/food")
+	})
 }
 
-func TestIDsInFiles(t *testing.T) {
-	dir := safeDir(t)
+func TestIDsInFiles(t *testing.T) { trustedTest(t, testIDsInFiles) }
+
+func testIDsInFiles(t *testing.T, dir string) {
 	path := filepath.Join(dir, "food.pid")
 	for _, c := range []struct {
 		text string

@@ -140,8 +140,8 @@ func TestArchitectureListsThePackages(t *testing.T) {
 
 // pairs are the imports within a floor that are allowed, with their reason.
 var pairs = map[[2]string]string{
-	{"pidfile", "internal/stale"}: "pidfile is the public face of what stale proves about PID files",
-	{"pidfile", "internal/runfs"}: "the boot stamp tells whether the clock was set",
+	{"pidfile", "internal/stale"}:  "pidfile is the public face of what stale proves about PID files",
+	{"pidfile", "internal/runfs"}:  "the boot stamp tells whether the clock was set",
 	{"lockfile", "internal/locks"}: "names the holders of a lock that was refused; locks knows nothing of how one is taken",
 }
 
