@@ -50,7 +50,8 @@
 //	  it does not, seen from its namespace          x
 //	  of a namespace that we cannot see                      x
 //	a bare number
-//	  no process, a zombie, a thread's id           x
+//	  no process, or a zombie                       x
+//	  the id of a thread                                     x
 //	  its process is older than the file   x
 //	  younger, and the clock was not set            x
 //	  younger, and the clock may have been set               x

@@ -107,7 +107,7 @@ func (n *Named) prove(j *Judge, o *object, found error) {
 			n.decide(Live, ProcessAlive, "process %d (%s) is the very one that it names", n.Process.PID, n.Process.Comm)
 		}
 	case n.Verdict == Live && n.last() == ProcessAlive && !n.Process.Kernel:
-		why := j.older(n.Process.Start, o)
+		why := j.writtenFor(n.Process.Start, o)
 		n.Proven = why == nil
 		if n.Proven {
 			n.note(OlderThanFile, "it is older than the file, and the clock was not set since: the file was written for it")
@@ -124,12 +124,12 @@ func (n *Named) last() Proof {
 	return n.Evidence[len(n.Evidence)-1].Proof
 }
 
-// older returns nil if a process that started at that many ticks after the boot is
+// writtenFor returns nil if a process that started at that many ticks after the boot is
 // proven to be older than the file, so that its number cannot have been given to
 // it since. The comparison is wrong only if the clock was set back after the file
 // was written: either the boot stamp, or /proc (see readClock), shows that it was
 // not.
-func (j *Judge) older(start uint64, o *object) error {
+func (j *Judge) writtenFor(start uint64, o *object) error {
 	now, offset, err := j.clocks()
 	if err != nil {
 		return err
