@@ -25,14 +25,14 @@ const turns = 100_000
 func main() {
 	bench.Main("lock", fmt.Sprintf("An exclusive flock(2) that nobody else wants, taken and released %d times: "+
 		"`lockfile` beside gofrs/flock 0.13.1, which does not check that the file is still the one at the path. "+
-		"With each program stands what one turn of its last run took and allocated.", turns), run)
+		"With each program stands what one turn of the median takes, and what it allocates.", turns), run)
 }
 
 func run(b *bench.B) {
 	ours, peer := b.Build("ours", "./bench/lock/ours"), buildPeer(b)
 	compare := func(name, mode string, want float64) {
-		side := func(program, exe string) (bench.Side, *string) {
-			said := new(string)
+		side := func(program, exe string) (bench.Side, *allocated) {
+			said := new(allocated)
 			var out *os.File
 			return bench.Side{
 				Name: program,
@@ -51,11 +51,10 @@ func run(b *bench.B) {
 					if err != nil {
 						return err
 					}
-					var ns, allocs, bytes int
-					if _, err := fmt.Sscan(string(text), &ns, &allocs, &bytes); err != nil {
+					var ns int // by its own clock
+					if _, err := fmt.Sscan(string(text), &ns, &said.times, &said.bytes); err != nil {
 						return fmt.Errorf("it printed %q: %w", text, err)
 					}
-					*said = fmt.Sprintf("%s: %d ns, %d allocations, %d bytes", program, ns, allocs, bytes)
 					return nil
 				},
 			}, said
@@ -63,13 +62,19 @@ func run(b *bench.B) {
 		one, oneSaid := side("lockfile", ours)
 		other, otherSaid := side("gofrs-flock", peer)
 		r := b.Compare(bench.Case{Name: name, Ours: one, Peers: []bench.Side{other}, Rounds: 21, Want: want})
-		if r != nil {
-			r.Samples[0].Name, r.Samples[1].Name = *oneSaid, *otherSaid
+		if r == nil {
+			return
+		}
+		for i, a := range []*allocated{oneSaid, otherSaid} {
+			r.Samples[i].Name += fmt.Sprintf(": %d ns, %d allocations, %d bytes", r.Samples[i].Median().Nanoseconds()/turns, a.times, a.bytes)
 		}
 	}
 	compare("kept open: Lock, Unlock", "keep", 1)
 	compare("opened anew: Open, Lock, Close", "new", 0)
 }
+
+// allocated is what one turn allocates.
+type allocated struct{ times, bytes int }
 
 // buildPeer builds the program in the module of its own.
 func buildPeer(b *bench.B) string {
