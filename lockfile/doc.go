@@ -79,7 +79,8 @@
 //	no descriptors left            EMFILE; a wait needs two more, and fails before it begins
 //	link, directory, FIFO, device  ErrNotRegular; a FIFO or device is not opened
 //	ENOLCK                         no memory for locks, or a network file system without its lock service
-//	the file is removed by others  unnoticed while held; ask Check
+//	the file is removed by others  unnoticed while held: ask Check; who waits goes on until the holder
+//	                               of the old file lets go, and then locks the new one
 //	SIGURG is ignored              Lock with a context that can end refuses to wait
 //	SIGKILL of the holder          the kernel releases, unless a child has the descriptor (Dup)
 //	UUCP: the holder is dead       removed and taken, if that is proven

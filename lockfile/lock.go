@@ -95,8 +95,10 @@ const (
 //
 // Its methods may be called from several goroutines, and it can be released by
 // another than took it, but it is one holder: while it is held or waiting,
-// another attempt is ErrInUse. Nothing of it needs finalisation by the
-// program's end, however sudden: the kernel releases the lock.
+// another attempt is ErrInUse.
+//
+// A Lock that the program loses sight of stays held: the garbage collector closes
+// nothing. The end of the program does, however sudden.
 type Lock struct {
 	path string // as errors have it
 	name []byte // the path from dir, with a NUL
@@ -185,7 +187,7 @@ func (l *Lock) Lock(ctx context.Context) error { return l.acquire(ctx, heldExclu
 func (l *Lock) RLock(ctx context.Context) error { return l.acquire(ctx, heldShared, true) }
 
 // TryLock takes the lock exclusively if that is possible now, else the error is
-// ErrHeld. With Options.Fair it also is while somebody waits.
+// ErrHeld. With Options.Fair that is the error, too, while somebody waits.
 func (l *Lock) TryLock() error { return l.acquire(context.Background(), heldExclusive, false) }
 
 // TryRLock is TryLock for a shared lock.

@@ -242,6 +242,22 @@ func count(t *testing.T, dir string) int {
 	return len(names)
 }
 
+// A system call that Go makes on every thread (setuid(2) and its like) does not
+// have to wait for the lock.
+func TestSetuidWhileWaiting(t *testing.T) {
+	eachKind(t, func(t *testing.T, o Options) {
+		path := temp(t)
+		holder := open(t, path, o)
+		must(t, holder.TryLock())
+		w := wait(t, path, o, (*Lock).Lock, nil)
+		queued(t, path, 1)
+		must(t, syscall.Setreuid(-1, -1)) // changes nothing, everywhere
+		queued(t, path, 1)
+		must(t, holder.Unlock())
+		must(t, <-w.done)
+	})
+}
+
 // Signals of all sorts pour in while many wait; each is served or told.
 func TestFloodOfSignals(t *testing.T) {
 	sink := make(chan os.Signal, 1)
