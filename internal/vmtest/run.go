@@ -157,14 +157,14 @@ func (o Options) machine(t *testing.T, frames []rerun.Frame) (m Machine, err err
 		return m, err
 	}
 	// Inside, the deadline is nearer: the clock starts when the kernel is up.
-	left := 100 * time.Second
+	left := 3 * time.Minute
 	if at, ok := t.Deadline(); ok {
 		left = time.Until(at)
 	}
 	if o.Timeout != 0 {
 		left = min(left, o.Timeout)
 	}
-	p.Args = append(p.Args, "-test.timeout="+max(left-30*time.Second, left/2).String())
+	p.Args = append(p.Args, "-test.timeout="+max(left-time.Minute, left/2).String())
 	state, err := rerun.State{Frames: frames, Report: reportFile}.Env()
 	if err != nil {
 		return m, err

@@ -227,7 +227,7 @@ func TestWhatHappensInsideIsSeenOutside(t *testing.T) {
 		{"panics", true, []string{"a panic inside", "goroutine "}, nil},
 		{"exits0", true, []string{"did not come to its end"}, nil},
 		{"powersOff", true, []string{"did not come to its end", "about to power off"}, nil},
-		{"hangs", true, []string{"test timed out", "TestSubject"}, []string{"-test.timeout=60s"}},
+		{"hangs", true, []string{"test timed out", "TestSubject"}, []string{"-test.timeout=90s"}},
 		{"leavesProcesses", false, []string{"--- PASS: TestSubject/leavesProcesses"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
