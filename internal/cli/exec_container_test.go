@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -321,4 +322,19 @@ func TestContainersThatLackThings(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A stop before the command is there ends the preparation, and nothing starts.
+func TestExecIsStopped(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		env, stdout, stderr := testEnv("slashrun", "exec", "--tmpfiles=none", "--", "echo", "started")
+		if code := Run(ctx, env); code != 143 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "stopped by a signal before echo was started") {
+			t.Errorf("%d, %q, %q", code, stdout, stderr)
+		}
+		if list(t, "/run") != "" {
+			t.Errorf("/run holds %q", list(t, "/run"))
+		}
+	})
 }

@@ -159,6 +159,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		r.told(Step{Op: "leave", Path: "/run", Left: true, Text: "leave /run to systemd", Why: "the command is systemd, which mounts /run and applies tmpfiles.d itself"})
 		return r.res, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return r.res, err
+	}
 	for _, stage := range []func(context.Context) error{r.slashRun, r.leftovers, r.tmpfiles, r.units, r.session} {
 		if err := stage(ctx); err != nil {
 			return r.res, err

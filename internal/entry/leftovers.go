@@ -90,6 +90,7 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 		at := shown + "/" + e.name
 		switch {
 		case ours(e.name):
+			err = r.recover(ctx, dir, e.name, at)
 		case e.typ == syscall.DT_DIR || e.typ == syscall.DT_UNKNOWN:
 			var st fsat.Stat
 			if dir.Stat(e.name, &st) != nil {
