@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 	switch os.Args[0] {
 	case agentName:
 		agentMain()
+	case attackerName:
+		attackerMain()
 	case sleeperName:
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
