@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"time"
 
@@ -158,6 +159,9 @@ func parseSocket(b []byte) (Socket, error) {
 		switch v := b[4:size]; {
 		case kind == attrName:
 			s.Name = string(v)
+			if len(v) > 0 && v[0] != 0 { // a path, with the NUL byte that bind(2) was given or not
+				s.Name = strings.TrimRight(s.Name, "\x00")
+			}
 		case kind == attrVFS && len(v) >= 8:
 			dev := e.Uint32(v[4:]) // the kernel's own dev_t: 12 bits of major, 20 of minor
 			s.File = &File{Ino: e.Uint32(v), Major: dev >> 20, Minor: dev & (1<<20 - 1)}

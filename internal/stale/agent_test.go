@@ -65,6 +65,13 @@ type reply struct {
 	PID     int
 	Finding *Finding
 	NS      uint64
+	Stamp   *testStamp
+}
+
+// testStamp is a stamp that says when it was asked for, too.
+type testStamp struct {
+	Stamp
+	Now int64
 }
 
 // agentMain runs in the agent.
@@ -164,6 +171,29 @@ func (a *agentState) do(o order, r *reply) (err error) {
 		}
 		a.last, r.PID = p.Pid, p.Pid
 		a.children[a.last] = p
+		return nil
+	case "respawn": // until the new one has the number of the last
+		for want := a.last; ; {
+			if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(want-1)), 0); err != nil {
+				return err
+			}
+			if err := a.do(order{Do: "spawn"}, r); err != nil || a.last == want {
+				return err
+			}
+		}
+	case "stamp":
+		p, err := process.Open()
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		id, err := p.Identity()
+		if err != nil {
+			return err
+		}
+		// As if it had been made when this run began.
+		began := int64(id.InitStart)*tick + id.Offset
+		r.Stamp = &testStamp{Stamp{id, began}, time.Now().UnixNano()}
 		return nil
 	case "reap":
 		for pid, p := range a.children {
@@ -372,6 +402,12 @@ func (b *box) enter() error {
 	return os.Chdir("/")
 }
 
+// startAs starts an agent as another user.
+func startAs(t testing.TB, uid uint32) *agent {
+	t.Helper()
+	return launch(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}})
+}
+
 // agent is the handle on an agent.
 type agent struct {
 	t   testing.TB
@@ -384,6 +420,11 @@ type agent struct {
 // start starts an agent in the new namespaces of flags (CLONE_NEWPID and so on).
 func start(t testing.TB, flags uintptr) *agent {
 	t.Helper()
+	return launch(t, &syscall.SysProcAttr{Cloneflags: flags})
+}
+
+func launch(t testing.TB, attr *syscall.SysProcAttr) *agent {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{agentName}
 	inR, inW, err := os.Pipe()
@@ -392,7 +433,7 @@ func start(t testing.TB, flags uintptr) *agent {
 	must(t, err)
 	cmd.ExtraFiles = []*os.File{inR, outW}
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+	cmd.SysProcAttr = attr
 	must(t, cmd.Start())
 	inR.Close()
 	outW.Close()

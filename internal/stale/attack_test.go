@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,6 +35,7 @@ func attackerMain() {
 		os.Stdin.Read(make([]byte, 1))
 		close(done)
 	}()
+	go ambush(fd)
 	swaps, boxes := 0, 0
 	var names []string
 	for i := 0; ; i++ {
@@ -67,6 +69,27 @@ func attackerMain() {
 		}
 		if err == nil {
 			swaps++
+		}
+	}
+}
+
+// ambush waits for the box that Remove makes, which comes right before the last
+// look and the move, and then exchanges "s" for live sockets as fast as it can.
+func ambush(fd int) {
+	in, err := syscall.InotifyInit1(syscall.IN_CLOEXEC)
+	if err != nil {
+		os.Exit(1)
+	}
+	if _, err := syscall.InotifyAddWatch(in, ".", syscall.IN_CREATE|syscall.IN_ONLYDIR); err != nil {
+		os.Exit(1)
+	}
+	buf := make([]byte, 64<<10)
+	for i := 0; ; i++ {
+		if _, err := syscall.Read(in, buf); err != nil {
+			os.Exit(1)
+		}
+		for n := range 40 {
+			linux.Renameat2(fd, "s", fd, "live"+strconv.Itoa((i+n/2)%24), linux.RENAME_EXCHANGE)
 		}
 	}
 }
@@ -193,7 +216,7 @@ func TestAttackerOwnsTheDirectory(t *testing.T) {
 			var st syscall.Stat_t
 			must(t, syscall.Lstat(path, &st))
 			found[st.Ino] = true
-			if e.IsDir() && st.Uid == 0 && strings.HasPrefix(e.Name(), fsat.TempPrefix) {
+			if e.IsDir() && st.Uid == 0 && st.Mode&0o777 == 0o700 && strings.HasPrefix(e.Name(), fsat.TempPrefix) {
 				if inner, _ := os.ReadDir(path); len(inner) > 0 {
 					boxed++
 				}
@@ -219,4 +242,3 @@ func errno(err error) string {
 	}
 	return err.Error()
 }
-
