@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -57,28 +58,76 @@ func Create(path string) (*File, error) {
 }
 
 func create(path string) (*File, error) {
-	dir, name, err := open(path)
+	c, err := newCreation(path, os.Getpid())
 	if err != nil {
 		return nil, err
 	}
-	c := creation{path: path, name: name, dir: dir, text: []byte(fmt.Sprintf("%d\n", os.Getpid()))}
 	defer c.close()
 	// Without a /proc that tells who we are, the file has the number alone, and
 	// the lock.
-	if c.proc, err = process.Open(); err == nil {
-		if r, err := c.proc.Record(os.Getpid()); err == nil {
+	if c.proc != nil {
+		if r, err := c.proc.Record(c.pid); err == nil {
 			r.Locked = true
-			c.text = []byte(r.Text())
+			c.text = r.Text()
 		}
-	} else if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		return nil, err
 	}
 	fd, inPlace, err := c.run()
 	if err != nil {
 		return nil, err
 	}
+	f := &File{path: path, name: c.name, dir: c.dir, fd: fd, inPlace: inPlace}
 	c.dir = nil
-	return &File{path: path, name: name, dir: dir, fd: fd, inPlace: inPlace}, nil
+	return f, nil
+}
+
+// WriteFor writes the PID of another process to the file at path, with what
+// proves it, by the same rules as Create. Nobody holds the file: nothing keeps a
+// second instance from starting, and nobody removes it. It is for scripts that
+// start a program which writes no PID file itself.
+func WriteFor(path string, pid int) error {
+	err := writeFor(path, pid)
+	var held *HeldError
+	if err == nil || errors.As(err, &held) {
+		return err
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: err}
+}
+
+func writeFor(path string, pid int) error {
+	c, err := newCreation(path, pid)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if c.proc == nil {
+		return c.noProc
+	}
+	r, err := c.proc.Record(pid)
+	if errors.Is(err, process.ErrNoProcess) {
+		return fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	if err != nil {
+		return err
+	}
+	c.text = r.Text()
+	fd, _, err := c.run()
+	if err == nil {
+		linux.Close(fd)
+	}
+	return err
+}
+
+func newCreation(path string, pid int) (*creation, error) {
+	dir, name, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &creation{path: path, name: name, dir: dir, pid: pid, text: process.Record{PID: pid}.Text()}
+	if c.proc, c.noProc = process.Open(); errors.Is(c.noProc, syscall.EMFILE) || errors.Is(c.noProc, syscall.ENFILE) {
+		c.close()
+		return nil, c.noProc
+	}
+	return c, nil
 }
 
 // open holds the directory of path.
@@ -97,13 +146,15 @@ func open(path string) (*fsat.Dir, string, error) {
 	return dir, name, err
 }
 
-// creation is one call of Create.
+// creation is one call of Create or WriteFor.
 type creation struct {
 	path, name string
 	dir        *fsat.Dir
 	proc       *process.Proc // nil without /proc
-	text       []byte
-	judged     seen // what is there and may be taken over
+	noProc     error
+	pid        int    // whose file it will be
+	text       string // its content
+	judged     seen   // what is there and may be taken over
 }
 
 // seen is a file at one moment.
@@ -254,14 +305,15 @@ func (c *creation) takeOver(fd int, st *fsat.Stat) (again bool, newFd int, inPla
 	case err != nil && len(bytes.Trim(text, "\x00 \t\r\n")) == 0:
 		// Empty, or zeroes as a crash leaves them: it says nothing.
 	case err != nil:
-		return false, -1, false, fmt.Errorf("%w and will not be overwritten: %w", ErrNoPIDFile, err)
+		return false, -1, false, fmt.Errorf("%w, so it will not be overwritten: %s", ErrNoPIDFile,
+			strings.TrimPrefix(err.Error(), process.ErrNoPID.Error()+": "))
 	case r.Own() && r.Locked && local(fd):
 		// Whoever wrote it keeps it locked while it lives, and we have the lock. Only
 		// one who lost its descriptor could be alive.
 		if c.proc != nil {
 			if id := c.find(r); id != nil {
 				defer id.Close()
-				if id.PID != os.Getpid() {
+				if id.PID != c.pid {
 					return false, -1, false, &HeldError{c.path, id.PID, id.Comm, "it names this process, which lives but has given up its lock"}
 				}
 			}
@@ -307,8 +359,8 @@ func (c *creation) look() error {
 	switch {
 	case n.Verdict == stale.Stale:
 		return nil
-	case n.PID == os.Getpid() && ourNumber(last):
-		return nil // a file of before, or one that whoever started us wrote for us
+	case n.PID == c.pid && ourNumber(last):
+		return nil // a file of before, or one that whoever started the process wrote for it
 	case n.Verdict == stale.Live:
 		e := &HeldError{Path: c.path, Why: n.Why()}
 		if n.Process != nil {

@@ -99,7 +99,7 @@ func (c *creation) fill(fd int) error {
 	if err := linux.Fchmod(fd, mode); err != nil { // whatever the umask took
 		return err
 	}
-	return linux.WriteAll(fd, c.text)
+	return linux.WriteAll(fd, []byte(c.text))
 }
 
 // link gives an unnamed file its name: by AT_EMPTY_PATH, which takes
@@ -137,8 +137,8 @@ func noTmpfile(err error) bool {
 // rewrite writes the text over a file of used bytes, in one write(2) that ends
 // beyond them: blank lines, which are cut off then. Killed at any moment, it
 // leaves the old text or the new one.
-func rewrite(fd, used int, text []byte) error {
-	padded := append([]byte(nil), text...)
+func rewrite(fd, used int, text string) error {
+	padded := []byte(text)
 	for len(padded) < used {
 		padded = append(padded, '\n')
 	}

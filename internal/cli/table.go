@@ -9,6 +9,7 @@ func commands() []*Command {
 		bootCommand(),
 		execCommand(),
 		tryCommand(),
+		pidfileCommand(),
 		completionCommand(),
 		versionCommand(),
 	}
