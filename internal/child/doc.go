@@ -46,7 +46,7 @@
 //   - forwards every signal that a Go program can have, to the command or to its
 //     group. What comes before the command is there reaches it then. Of one signal
 //     that comes several times before it is forwarded one is, real-time signals
-//     too. SIGPROF, 32 to 34 and those of faults (SIGSEGV) are not forwarded;
+//     too. SIGPROF, SIGURG, 32 to 34 and those of faults (SIGSEGV) do nothing;
 //   - reaps every process that becomes its child;
 //   - returns when the command has ended, and what is left then gets no signal from
 //     it: the kernel ends the rest of a PID namespace, and a subreaper's orphans

@@ -6,6 +6,9 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -29,8 +32,9 @@ type Options struct {
 // documentation. It is made by Hold and used for one Run.
 type Init struct {
 	opts    Options
-	ignored linux.Sigset // found so: left alone
+	ignored linux.Sigset // found so
 	held    chan struct{}
+	settled chan struct{} // unless nil, closed when settle has ended
 
 	mu      sync.Mutex
 	pid     int // of the command, 0 until it is started
@@ -56,7 +60,11 @@ func Hold(found Found, o Options) (*Init, error) {
 	}
 	go func() {
 		for _, sig := range early {
-			in.catch(sig)
+			// The command is to inherit that it is ignored, and to get it all the
+			// same when it is there, for it may change its mind.
+			if !in.ignored.Has(sig) {
+				in.catch(sig)
+			}
 		}
 		close(in.held)
 	}()
@@ -83,9 +91,6 @@ func setDeathSignal(sig syscall.Signal, parent int) error {
 // would keep only once. A channel for several would lose one signal behind a
 // flood of another.
 func (in *Init) catch(sig syscall.Signal) {
-	if in.ignored.Has(sig) {
-		return // and so does the command, by inheritance
-	}
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, sig)
 	go func() {
@@ -202,16 +207,76 @@ func start(c Command) (pid int, err error) {
 
 // settle makes ready for a long life, while the command already runs.
 func (in *Init) settle() {
+	// The runtime ends a process for which it can start no thread, and a command
+	// may use up the limit of processes at any time. What runs from now on needs
+	// three threads and one processor; there are some to spare.
+	runtime.GOMAXPROCS(1)
+	spareThreads(8)
 	// Standard output and error of ours may be the terminal, of which the command
 	// now has the foreground.
 	signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
 	for sig := syscall.Signal(1); sig <= linux.NumSignals; sig++ {
-		if !later.Has(sig) {
-			continue
+		switch {
+		case later.Has(sig), in.ignored.Has(sig) && slices.Contains(early, sig):
+			in.catch(sig)
+		case faults.Has(sig), sig == 32, sig == 34:
+			// Whoever sends one, the runtime takes it for a fault of its own, or has
+			// no handler. Real faults end a process also where it ignores them.
+			// (By default they are harmless to the first process of a namespace,
+			// but not while one of its threads runs a handler.)
+			_ = linux.IgnoreSignal(sig)
 		}
-		in.catch(sig)
+	}
+	// What was inherited is the command's. A pipe that is held open here too would
+	// not end for its reader when the command closes it.
+	closeInherited()
+	// Of the preparation nothing is needed any more, and of the program little.
+	debug.FreeOSMemory()
+	_ = linux.DropFilePages()
+	if in.settled != nil {
+		close(in.settled)
 	}
 }
+
+// spareThreads makes the runtime have n threads more that do nothing: it keeps
+// them, and takes one of them where it would start a new one.
+func spareThreads(n int) {
+	var up, down sync.WaitGroup
+	release := make(chan struct{})
+	up.Add(n)
+	down.Add(n)
+	for range n {
+		go func() {
+			defer down.Done()
+			runtime.LockOSThread() // from here on the thread is no other goroutine's
+			defer runtime.UnlockOSThread()
+			up.Done()
+			<-release
+		}()
+	}
+	up.Wait()
+	close(release)
+	down.Wait()
+}
+
+// closeInherited closes what is not close-on-exec, which nothing of ours is, but
+// for the standard descriptors.
+func closeInherited() {
+	dir, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // no /proc: they stay open until the end
+	}
+	for _, e := range dir {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 && linux.Inheritable(fd) {
+			linux.Close(fd)
+		}
+	}
+}
+
+// faults are the signals that the kernel sends for what a thread did, and that the
+// runtime turns into a panic or a crash.
+var faults = linux.Sigset(0).With(syscall.SIGILL, syscall.SIGTRAP, syscall.SIGBUS, syscall.SIGFPE,
+	syscall.SIGSEGV, syscall.SIGSYS, syscall.SIGSTKFLT)
 
 // later are the signals to be caught once the command is there: all but the early
 // ones, those that cannot be caught, the children's, those of a terminal that we
@@ -219,5 +284,4 @@ func (in *Init) settle() {
 var later = ^(linux.Sigset(0).With(early...).With(
 	syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGTTIN, syscall.SIGTTOU,
 	syscall.SIGURG, // how the runtime interrupts its own threads
-	syscall.SIGILL, syscall.SIGTRAP, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV, syscall.SIGSYS, syscall.SIGSTKFLT,
-	syscall.SIGPROF, 32, 33, 34))
+	syscall.SIGPROF, 32, 33, 34) | faults)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/testenv"
@@ -38,7 +39,9 @@ type talker struct {
 	out *bufio.Scanner
 }
 
-func talk(t *testing.T, cmd *exec.Cmd) *talker {
+// talk starts cmd; what it writes to standard error up to the line until comes
+// first, unless that is empty.
+func talk(t *testing.T, cmd *exec.Cmd, until string) *talker {
 	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -48,7 +51,10 @@ func talk(t *testing.T, cmd *exec.Cmd) *talker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stderr = os.Stderr
+	errs, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +64,9 @@ func talk(t *testing.T, cmd *exec.Cmd) *talker {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
+	for lines := bufio.NewScanner(errs); until != "" && lines.Scan() && lines.Text() != until; {
+		t.Log(lines.Text())
+	}
 	return k
 }
 
@@ -98,15 +107,17 @@ func onlyChild(t *testing.T, pid int) int {
 // waitStatus waits until a field of /proc/PID/status is want.
 func waitStatus(t *testing.T, pid int, field, want string) {
 	t.Helper()
-	for t.Context().Err() == nil {
+	got := ""
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if statusFields(string(text), field)[field] == want {
+		if got = statusFields(string(text), field)[field]; got == want {
 			return
 		}
 	}
+	t.Fatalf("process %d has %s %s, want %s", pid, field, got, want)
 }
 
 // A signal from before the command is there reaches it, behind whatever flood of
@@ -117,7 +128,7 @@ func TestEarlySignals(t *testing.T) {
 			t.Run(strconv.Itoa(flood), func(t *testing.T) {
 				// The command has them blocked from its first instruction on, so that
 				// the kernel can say which came, however early.
-				k := talk(t, execCommand(t, "-init", "-wait", "-mask", "0x4200", "--", "/bin/sleep", "1000"))
+				k := talk(t, execCommand(t, "-init", "-wait", "-mask", "0x4200", "--", "/bin/sleep", "60"), "")
 				if got := k.line(t); got != "held" {
 					t.Fatalf("it says %q", got)
 				}
@@ -162,7 +173,7 @@ func TestReaping(t *testing.T) {
 func TestOrphansAtTheEnd(t *testing.T) {
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
 		var out bytes.Buffer
-		cmd := execCommand(t, "-init", "--", "/bin/sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!; exit 5")
+		cmd := execCommand(t, "-init", "--", "/bin/sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!; exit 5")
 		cmd.Stdout = &out
 		if err := cmd.Run(); cmd.ProcessState.ExitCode() != 5 {
 			t.Fatal(err)

@@ -32,14 +32,15 @@ func execMain(args []string) int {
 	}
 	fs := flag.NewFlagSet("exec", flag.ExitOnError)
 	var (
-		asInit = fs.Bool("init", false, "")
-		group  = fs.Bool("group", false, "")
-		user   = fs.String("user", "", "")
-		nnp    = fs.Bool("nnp", false, "")
-		bound  = fs.Bool("bounding", false, "")
-		death  = fs.Int("death", 0, "")
-		mask   = fs.Uint64("mask", 0, "")
-		wait   = fs.Bool("wait", false, "")
+		asInit  = fs.Bool("init", false, "")
+		group   = fs.Bool("group", false, "")
+		user    = fs.String("user", "", "")
+		nnp     = fs.Bool("nnp", false, "")
+		bound   = fs.Bool("bounding", false, "")
+		death   = fs.Int("death", 0, "")
+		mask    = fs.Uint64("mask", 0, "")
+		settled = fs.Bool("settled", false, "")
+		wait    = fs.Bool("wait", false, "")
 	)
 	if err := fs.Parse(args); err != nil {
 		return StatusFailed
@@ -75,6 +76,13 @@ func execMain(args []string) int {
 	}
 	if !*asInit {
 		return fail(Become(c))
+	}
+	if *settled {
+		in.settled = make(chan struct{})
+		go func() {
+			<-in.settled
+			fmt.Fprintln(os.Stderr, "settled")
+		}()
 	}
 	status, err := in.Run(c)
 	if err != nil {

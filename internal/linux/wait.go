@@ -23,22 +23,39 @@ func CloseOnExec(fd int) { syscall.CloseOnExec(fd) }
 
 // WaitEnded waits until any child has ended and returns its number without reaping
 // it: waitid(2) with P_ALL, WEXITED and WNOWAIT. Until it is reaped the number
-// belongs to it. ECHILD where there is no child.
+// belongs to it. ECHILD where there is no child. It allocates nothing.
 func WaitEnded() (pid int, err error) {
-	var info unix.Siginfo
-	err = retry(func() error { return unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil) })
-	// si_pid is the first of the fields behind three ints and, on 64-bit machines,
-	// one int of padding: asm-generic/siginfo.h.
-	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16))), wrap("waitid", err)
+	var info struct { // siginfo_t of a child on 64-bit machines, asm-generic/siginfo.h
+		signo, errno, code, _ int32
+		pid                   int32
+		_                     [27]int32
+	}
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(info.pid), nil
+		case syscall.EINTR:
+		default:
+			return 0, wrapErrno("waitid", e)
+		}
+	}
 }
 
-// Reap takes the end of the child pid, which has ended: wait4(2).
-func Reap(pid int) (status syscall.WaitStatus, err error) {
-	err = retry(func() error {
-		_, err := syscall.Wait4(pid, &status, 0, nil)
-		return err
-	})
-	return status, wrap("wait4", err)
+// Reap takes the end of the child pid, which has ended: wait4(2). It allocates
+// nothing.
+func Reap(pid int) (syscall.WaitStatus, error) {
+	var status uint32
+	for {
+		_, _, e := unix.Syscall6(unix.SYS_WAIT4, uintptr(pid), uintptr(unsafe.Pointer(&status)), 0, 0, 0, 0)
+		switch e {
+		case 0:
+			return syscall.WaitStatus(status), nil
+		case syscall.EINTR:
+		default:
+			return 0, wrapErrno("wait4", e)
+		}
+	}
 }
 
 // ForkExec starts a program: fork(2) and execve(2) by package syscall. The child has
@@ -58,3 +75,9 @@ func KeepOnExec(fd int) error {
 
 // SetNonblock sets O_NONBLOCK on the open file description of fd.
 func SetNonblock(fd int) error { return wrap("fcntl(F_SETFL)", unix.SetNonblock(fd, true)) }
+
+// Inheritable reports whether fd is open and not close-on-exec, fcntl(2) F_GETFD.
+func Inheritable(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil && flags&unix.FD_CLOEXEC == 0
+}
