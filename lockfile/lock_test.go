@@ -12,12 +12,14 @@ import (
 
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv("LOCKFILE_TEST_ROLE"); role != "" {
 		os.Exit(play(role))
 	}
+	vmtest.Setup()
 	seccomptest.Setup()
 	nstest.Main(m)
 }

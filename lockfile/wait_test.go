@@ -170,15 +170,28 @@ func TestCancelAtOnce(t *testing.T) {
 		path := temp(t)
 		a, b, probe := open(t, path, o), open(t, path, o), open(t, path, o)
 		granted := 0
-		for range 300 {
+		const turns = 200
+		for turn := range turns {
 			must(t, a.TryLock())
 			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- b.Lock(ctx) }()
+			queued(t, path, 1)
 			var wg sync.WaitGroup
 			start := make(chan struct{})
-			wg.Go(func() { <-start; cancel() })
-			wg.Go(func() { <-start; a.Unlock() })
+			after := func(spins int, f func()) {
+				wg.Go(func() {
+					<-start
+					for range spins {
+						runtime.Gosched()
+					}
+					f()
+				})
+			}
+			after(turn%20, cancel)
+			after(20-turn%20, func() { a.Unlock() })
 			close(start)
-			err := b.Lock(ctx)
+			err := <-done
 			wg.Wait()
 			switch {
 			case err == nil:
@@ -191,7 +204,7 @@ func TestCancelAtOnce(t *testing.T) {
 			must(t, probe.TryLock())
 			must(t, probe.Unlock())
 		}
-		t.Logf("%d of 300 were granted", granted)
+		t.Logf("%d of %d were granted", granted, turns)
 	})
 }
 
@@ -232,6 +245,30 @@ func TestCancelsLeaveNothing(t *testing.T) {
 		}
 		must(t, holder.Unlock())
 		must(t, l.TryLock())
+	})
+}
+
+// Many wait, and one context ends for all of them.
+func TestCancelTogether(t *testing.T) {
+	eachKind(t, func(t *testing.T, o Options) {
+		path := temp(t)
+		holder := open(t, path, o)
+		must(t, holder.TryLock())
+		ctx, cancel := context.WithCancel(t.Context())
+		const n = 64
+		done := make(chan error, n)
+		for range n {
+			l := open(t, path, o)
+			go func() { done <- l.Lock(ctx) }()
+		}
+		queued(t, path, n)
+		cancel()
+		for range n {
+			wantErr(t, <-done, context.Canceled)
+		}
+		queued(t, path, 0)
+		must(t, holder.Unlock())
+		must(t, holder.TryLock())
 	})
 }
 
