@@ -301,6 +301,7 @@ func TestContainersThatLackThings(t *testing.T) {
 		"random uid":         func(c *container) { c.uid = 54321 },
 		"no proc":            func(c *container) { c.noProc, c.bounding = true, true },
 		"read-only, no proc": func(c *container) { c.noProc, c.bounding, c.readOnly = true, true, true },
+		"no run, writable":   func(c *container) { os.RemoveAll(c.root + "/run"); c.bounding = true },
 		"no run":             func(c *container) { os.RemoveAll(c.root + "/run"); c.readOnly = true },
 		"run is a file":      func(c *container) { os.RemoveAll(c.root + "/run"); os.WriteFile(c.root+"/run", nil, 0o644) },
 		"run is a link":      func(c *container) { os.RemoveAll(c.root + "/run"); os.Symlink("var", c.root+"/run") },
@@ -310,18 +311,51 @@ func TestContainersThatLackThings(t *testing.T) {
 				testenv.Need(t, testenv.Root) // an ordinary user's namespace has one user
 			}
 			inContainers(t, func(t *testing.T, c *container) {
+				plant(t, c.root+"/run/app")
+				mustDo(t, os.Mkdir(c.root+"/etc/tmpfiles.d", 0o755))
+				mustDo(t, os.WriteFile(c.root+"/etc/tmpfiles.d/app.conf", []byte("d /run/needed 0755 - - -\n"), 0o644))
 				change(c)
 				o := c.run(t, "exec", "--", "echo", "started")
 				o.check(t, 0, "started")
 				if n := strings.Count(o.stderr, "\n"); n > 1 || n == 1 && !strings.HasPrefix(o.stderr, "slashrun: exec: went on without: ") {
 					t.Errorf("stderr %q", o.stderr)
 				}
-				if name != "random uid" && o.stderr == "" {
-					t.Error("nothing was said")
+				if silent := name == "run is a link" || name == "no run, writable"; silent != (o.stderr == "") {
+					t.Errorf("stderr %q", o.stderr)
 				}
+				if o := c.run(t, "exec", "--strict", "--", "echo", "started"); o.stderr != "" && (o.code != 125 || o.stdout != "") {
+					t.Errorf("--strict: %+v", o)
+				}
+				c.run(t, "exec", "--keep-stale", "--tmpfiles=none", "--run=in-place", "--strict", "--", "echo", "started")
 			})
 		})
 	}
+}
+
+// A tmpfs on /run that another container uses too: a volume. Nothing that lives
+// there is touched, by the proofs or by tmpfiles.d.
+func TestContainerOnAVolumeThatIsInUse(t *testing.T) {
+	inContainers(t, func(t *testing.T, c *container) {
+		mustDo(t, os.Mkdir("/tmp/volume", 0o755))
+		mustDo(t, syscall.Mount("none", "/tmp/volume", "tmpfs", 0, "mode=0755"))
+		mustDo(t, os.Mkdir(c.root+"/etc/tmpfiles.d", 0o755))
+		mustDo(t, os.WriteFile(c.root+"/etc/tmpfiles.d/app.conf", []byte("D /run/app 0755 - - -\nR! /run/app\nr /run/app/*.pid\nf+ /run/other - - - - new\n"), 0o644))
+		plant(t, "/tmp/volume/app")
+		mustDo(t, os.Remove("/tmp/volume/app/app.sock")) // nobody has it: proven stale as soon as it is old enough
+		// We ourselves are the other container: what we have is of another namespace.
+		mustDo(t, os.WriteFile("/tmp/volume/app/live.pid", []byte(fmt.Sprint(os.Getpid())), 0o644))
+		mustDo(t, os.WriteFile("/tmp/volume/app/first.pid", []byte("1\n"), 0o644))
+		l, err := net.Listen("unix", "/tmp/volume/app/live.sock")
+		mustDo(t, err)
+		defer l.Close()
+		c.mounts = append(c.mounts, "/tmp/volume:/run")
+		for _, c.bounding = range []bool{true, false} {
+			c.run(t, "exec", "--", "cat", "/run/other").check(t, 0, "new")
+			if got := list(t, "/tmp/volume/app"); got != "LCK..ttyS0 app.pid fifo first.pid gone.pid live.pid live.sock state" {
+				t.Errorf("left is %q", got)
+			}
+		}
+	})
 }
 
 // A stop before the command is there ends the preparation, and nothing starts.

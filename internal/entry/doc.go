@@ -10,8 +10,8 @@
 // and the next stage goes on.
 //
 //	situation   PID 1 or not, whose PID namespace, which rights, what is on /run
-//	run         a new tmpfs on /run with the image's content, or /run as it is;
-//	            the layout of package runfs where we are root
+//	run         a new tmpfs on /run with the image's content and the layout of
+//	            package runfs, or /run as it is
 //	stale       sockets, FIFOs, PID files and locks below /run and where the
 //	            caller names: those proven stale go
 //	tmpfiles    tmpfiles.d, injected by the caller

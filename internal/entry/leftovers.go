@@ -11,6 +11,7 @@ import (
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/runfs"
 	"github.com/slashrun/slashrun/internal/stale"
 )
 
@@ -20,6 +21,9 @@ func (r *run) proofs(ctx context.Context) (*stale.Judge, error) {
 		return r.judge, r.judgeErr
 	}
 	o := stale.Options{Proc: r.proc, Exclusive: r.o.Exclusive}
+	if r.state == nil {
+		r.state, _ = runfs.InspectInPlace(r.proc, r.target()) // without a stamp less can be proven
+	}
 	if s := r.state; s != nil && s.Stamp != nil && s.Stamp.SameRun(s.Run) && s.StampMade != 0 {
 		o.Stamp = &stale.Stamp{Identity: s.Stamp.Identity, Made: s.StampMade}
 	}
@@ -33,10 +37,7 @@ func (r *run) leftovers(ctx context.Context) error {
 		return nil
 	}
 	if r.proc == nil {
-		if len(r.o.Stale) > 0 {
-			r.without("looking for what an earlier run left: %s", r.res.Situation.Proc)
-		}
-		return nil
+		return r.unproven(ctx)
 	}
 	if len(r.o.Exclusive) > 0 {
 		// What was named must be there, whether anything turns up in it or not.
@@ -58,6 +59,23 @@ func (r *run) leftovers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// unproven tells what might be left over where nothing can be proven.
+func (r *run) unproven(ctx context.Context) error {
+	note := func(_ *fsat.Dir, _, shown string) error {
+		r.without("removing %s: %s", shown, r.res.Situation.Proc)
+		return nil
+	}
+	for _, pattern := range r.o.Stale {
+		if err := r.find(pattern, note); err != nil {
+			return err
+		}
+	}
+	if len(r.res.Without) == 0 {
+		return r.leftBelowRun(ctx)
 	}
 	return nil
 }
@@ -126,6 +144,12 @@ func (r *run) candidate(ctx context.Context, dir *fsat.Dir, name, shown string, 
 		kind = stale.PIDFile
 	}
 	if kind == stale.Guess {
+		return nil
+	}
+	if r.proc == nil {
+		if len(r.res.Without) == 0 { // one is enough
+			r.without("removing %s and its like: %s", shown, r.res.Situation.Proc)
+		}
 		return nil
 	}
 	return r.leftover(ctx, dir, name, shown, kind, false)

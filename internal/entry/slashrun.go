@@ -4,94 +4,159 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/runfs"
 )
 
 // tries is how often it begins again when somebody else mounts at the same moment.
 const tries = 5
 
-// slashRun makes the mount where that is right, and the layout.
+// slashRun makes the mount where that is right, and keeps /run as it is where not.
 func (r *run) slashRun(ctx context.Context) error {
-	if r.proc == nil {
-		if r.o.Mode == Tmpfs {
-			return fmt.Errorf("a tmpfs on /run was asked for, and cannot be had: %s", r.res.Situation.Proc)
+	why := r.whyNot()
+	if why == "" {
+		err := runfs.ErrChanged
+		for i := 0; i < tries && errors.Is(err, runfs.ErrChanged); i++ {
+			why, err = r.tryMount(ctx)
 		}
-		r.without("the layout of /run: %s", r.res.Situation.Proc)
-		return nil
-	}
-	var err error
-	for range tries {
-		if err = r.runOnce(ctx); !errors.Is(err, runfs.ErrChanged) {
-			break
-		}
-	}
-	return err
-}
-
-// runOnce mounts a tmpfs, or finds out why not and lays out what is there.
-func (r *run) runOnce(ctx context.Context) error {
-	state, why, err := r.inspect(ctx)
-	if err != nil {
-		if r.o.Mode == Tmpfs {
-			return fmt.Errorf("a tmpfs on /run was asked for, and cannot be had: %w", err)
-		}
-		r.without("the layout of /run: %v", err)
-		return nil
-	}
-	r.res.Situation.Run, r.state = string(state.Kind), state
-	if why == "" && (state.Kind == runfs.Directory || state.Kind == runfs.Missing) {
-		if why, err = r.mount(ctx, state); err != nil || why == "" {
+		if err != nil || why == "" {
 			return err
 		}
-		if state, err = runfs.InspectInPlace(r.proc, r.target()); err != nil {
-			return err
-		}
-		r.state = state
 	}
-	if r.o.Mode == Tmpfs && state.Kind != runfs.Tmpfs {
-		return fmt.Errorf("a tmpfs on /run was asked for, and cannot be had: %s", why)
-	}
-	if why != "" && state.Kind != runfs.Tmpfs {
-		r.told(Step{Op: "keep", Path: state.Path, Left: true, Text: "keep " + state.Path + " as it is", Why: why})
-	}
-	return r.layOut(state)
+	return r.keep(why)
 }
 
-// inspect looks at /run. why says why nothing may be mounted on it.
-func (r *run) inspect(ctx context.Context) (s *runfs.State, why string, err error) {
-	sit := &r.res.Situation
-	switch {
+// whyNot says why nothing may be mounted on /run, as far as that is known without
+// a look at it.
+func (r *run) whyNot() string {
+	switch sit := &r.res.Situation; {
 	case r.o.Mode == InPlace:
-		why = "nothing is to be mounted"
+		return "nothing is to be mounted"
 	case !sit.CanMount:
-		why = "mounting needs CAP_SYS_ADMIN, which this process does not have"
+		return "mounting needs CAP_SYS_ADMIN, which this process does not have"
+	case r.proc == nil:
+		return sit.Proc
 	case r.o.Mode == Auto && !sit.Namespace:
-		why = "this is not a PID namespace of its own, so no container's start"
+		return "this is not a PID namespace of its own, so no container's start"
 	}
-	if why != "" {
-		s, err = runfs.InspectInPlace(r.proc, r.target())
-		return s, why, err
+	return ""
+}
+
+// tryMount mounts a tmpfs where there is a directory that nobody uses; why says
+// why not.
+func (r *run) tryMount(ctx context.Context) (why string, err error) {
+	s, err := runfs.Inspect(ctx, r.proc, r.target())
+	if err != nil {
+		return err.Error(), ctx.Err()
 	}
-	if s, err = runfs.Inspect(ctx, r.proc, r.target()); err != nil || s.Kind != runfs.Directory {
-		if err == nil && s.Kind == runfs.Foreign {
-			why = "a " + s.FSType + " is mounted there, which is somebody's decision"
-		}
-		return s, why, err
+	r.state = s
+	switch s.Kind {
+	case runfs.Tmpfs:
+		return "it is a tmpfs", nil
+	case runfs.Ramfs, runfs.Foreign:
+		return "a " + s.FSType + " is mounted there, which is somebody's decision", nil
 	}
 	if r.o.Mode == Auto {
 		switch u := s.Use; {
 		case s.Shared:
-			why = "the mount around it is shared with other mount namespaces, where a new one would show up"
+			return "the mount around it is shared with other mount namespaces, where a new one would show up", nil
 		case len(u.Others) > 0:
-			why = fmt.Sprintf("process %d (%s) is alive beside us, so this is no container's start", u.Others[0].PID, u.Others[0].Comm)
+			return fmt.Sprintf("process %d (%s) is alive beside us, so this is no container's start", u.Others[0].PID, u.Others[0].Comm), nil
 		case len(u.Incomplete) > 0:
-			why = "cannot tell who uses it: " + u.Incomplete[0]
+			return "cannot tell who uses it: " + u.Incomplete[0], nil
 		}
 	}
-	return s, why, nil
+	r.res.Situation.Run = string(s.Kind)
+	return r.mount(ctx, s)
+}
+
+// keep leaves /run as it is, since image and runtime decide what it is. One that
+// is missing is made.
+func (r *run) keep(why string) error {
+	t := r.target()
+	kind, err := r.kind()
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.Path, err)
+	}
+	r.res.Situation.Run = string(kind)
+	if r.o.Mode == Tmpfs && kind != runfs.Tmpfs {
+		return fmt.Errorf("a tmpfs on %s was asked for, and cannot be had: %s", t.Path, why)
+	}
+	if kind == runfs.Missing {
+		r.told(Step{Op: "mkdir", Path: t.Path, Text: "make the directory " + t.Path + ", mode 0755"})
+		if r.o.DryRun {
+			return nil
+		}
+		if err := t.Root.Mkdir(t.Name, fsat.Attr{UID: fsat.KeepID, GID: fsat.KeepID, Mode: 0o755}); err != nil {
+			r.failed(err)
+		}
+		return nil
+	}
+	r.told(Step{Op: "keep", Path: t.Path, Left: true, Text: "keep " + t.Path + " as it is", Why: why})
+	if kind == runfs.Tmpfs && r.o.Size != 0 {
+		return r.resize()
+	}
+	return nil
+}
+
+// kind is what is at /run, found out with two calls: most starts ask no more.
+func (r *run) kind() (runfs.Kind, error) {
+	t := r.target()
+	dir, err := t.Root.OpenDir(t.Name)
+	if fsat.NotExist(err) {
+		return runfs.Missing, nil
+	}
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
+		return "no directory", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	var st, above fsat.Stat
+	if err := errors.Join(dir.Stat("", &st), t.Root.Stat("", &above)); err != nil {
+		return "", err
+	}
+	if !st.MountRoot && (st.MountRootKnown || st.Dev == above.Dev) {
+		return runfs.Directory, nil
+	}
+	switch magic, err := linux.Fstatfs(dir.Fd()); {
+	case err != nil:
+		return "", err
+	case magic == linux.TmpfsMagic:
+		return runfs.Tmpfs, nil
+	case magic == linux.RamfsMagic:
+		return runfs.Ramfs, nil
+	}
+	return runfs.Foreign, nil
+}
+
+// resize gives a tmpfs of the runtime the size that was asked for.
+func (r *run) resize() error {
+	if r.proc == nil {
+		r.without("the size of /run: %s", r.res.Situation.Proc)
+		return nil
+	}
+	s, err := runfs.InspectInPlace(r.proc, r.target())
+	if err != nil {
+		r.without("the size of /run: %v", err)
+		return nil
+	}
+	plan, err := runfs.MakePlan(s, runfs.Wanted{Profile: runfs.Plain, Container: true, Size: runfs.Limit{Value: r.o.Size, Exact: true}})
+	if err != nil {
+		return err
+	}
+	plan.Steps = slices.DeleteFunc(plan.Steps, func(s runfs.Step) bool { return s.Op != runfs.OpReconfigure })
+	r.tellNotes(plan)
+	if r.o.DryRun {
+		r.tellPlan(plan)
+		return nil
+	}
+	return r.applier().Apply(s, plan)
 }
 
 // mount puts a new tmpfs on /run; why says why that could not be.
@@ -104,6 +169,7 @@ func (r *run) mount(ctx context.Context, s *runfs.State) (why string, err error)
 	if err != nil {
 		return err.Error(), nil
 	}
+	r.tellNotes(plan)
 	a := r.applier()
 	c := &copier{told: r.told, shown: s.Path, keep: r.notStale(ctx)}
 	a.Fill = func(old, tree *fsat.Dir, carry []runfs.Carried) error {
@@ -167,43 +233,17 @@ func (r *run) wanted() (runfs.Wanted, error) {
 	return w, nil
 }
 
-// layOut makes the directories that every /run has, where we are root. Other
-// users need not have them, and would make them theirs; and outside of a PID
-// namespace of its own /run is the machine's.
-func (r *run) layOut(s *runfs.State) error {
-	if r.res.Situation.UID != 0 || !r.res.Situation.Namespace {
-		return nil
-	}
-	w := runfs.Wanted{Profile: runfs.Plain, Container: true, InPlace: true}
-	if s.Kind == runfs.Tmpfs && r.o.Size != 0 {
-		w.InPlace, w.Size = false, runfs.Limit{Value: r.o.Size, Exact: true}
-	}
-	plan, err := runfs.MakePlan(s, w)
-	if err != nil {
-		return err
-	}
-	if r.o.DryRun {
-		r.tellPlan(plan)
-		return nil
-	}
-	err = r.applier().Apply(s, plan)
-	if errors.Is(err, runfs.ErrChanged) {
-		return err
-	}
-	if err != nil {
-		r.without("the layout of /run: %v", err)
-	}
-	return nil
-}
-
 func (r *run) applier() *runfs.Applier {
 	return &runfs.Applier{Proc: r.proc, Target: r.target(), Told: r.tellStep, Noted: r.tellNote}
 }
 
-func (r *run) tellPlan(p *runfs.Plan) {
+func (r *run) tellNotes(p *runfs.Plan) {
 	for _, n := range p.Notes {
 		r.tellNote(n)
 	}
+}
+
+func (r *run) tellPlan(p *runfs.Plan) {
 	for _, s := range p.Steps {
 		r.tellStep(s)
 	}
