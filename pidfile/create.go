@@ -292,7 +292,7 @@ func (c *creation) find(r process.Record) *process.Ident {
 // takeOver replaces the file at the path, which we hold as fd, if it may go. It
 // closes fd, or returns it. again says that everything has to be looked at anew.
 func (c *creation) takeOver(fd int, st *fsat.Stat) (again bool, newFd int, inPlace bool, err error) {
-	keep := false
+	keep := false // fd is not to be closed, or is already
 	defer func() {
 		if !keep {
 			linux.Close(fd)
@@ -319,9 +319,10 @@ func (c *creation) takeOver(fd int, st *fsat.Stat) (again bool, newFd int, inPla
 			}
 		}
 	case c.judged != seen{true, st.Dev, st.Ino, string(text)}:
-		// The look must not find our own lock. What it finds counts if the file is
-		// still the same when it is locked again.
-		linux.Flock(fd, linux.LOCK_UN)
+		// The look must not find our own lock and descriptor. What it finds counts if
+		// the file is still the same when it is locked again.
+		linux.Close(fd)
+		keep = true
 		if err := c.look(); err != nil {
 			return false, -1, false, err
 		}

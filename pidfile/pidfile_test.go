@@ -486,7 +486,7 @@ func testWait(t *testing.T, dir string) {
 // trustedTest runs a test with a directory that only we and root can have made.
 func trustedTest(t *testing.T, f func(t *testing.T, dir string)) {
 	nstest.Run(t, nstest.Options{Root: nstest.RootEmpty}, func(t *testing.T) {
-		must(t, os.Mkdir("/run/food", 0o755))
+		must(t, os.MkdirAll("/run/food", 0o755))
 		f(t, "/run/food")
 	})
 }

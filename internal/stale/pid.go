@@ -40,13 +40,15 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
-	defer node.Close()
 	o := &object{node: node, dir: dir, name: name}
-	if err := node.Stat(&o.st); err != nil {
+	n := &Named{}
+	if err = node.Stat(&o.st); err == nil {
+		n.hold(j, o)
+	}
+	node.Close() // or the look would find that we have it open
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
-	n := &Named{}
-	found := n.hold(j, o)
 	n.Finding, err = j.Look(ctx, dir, name, shown, PIDFile)
 	if err != nil {
 		n.Close()
@@ -56,25 +58,25 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 		n.Close()
 		return nil, fmt.Errorf("%s: %w", shown, ErrChanged)
 	}
-	n.prove(j, o, found)
+	n.prove(j, o)
 	if n.Verdict != Live {
 		n.Close()
 	}
 	return n, nil
 }
 
-// hold reads the record and holds its process.
-func (n *Named) hold(j *Judge, o *object) error {
+// hold reads the record and holds its process, as far as there are any.
+func (n *Named) hold(j *Judge, o *object) {
 	if !o.st.IsRegular() {
-		return nil
+		return
 	}
 	text, err := content(o)
 	if err != nil {
-		return err
+		return
 	}
 	r, err := process.ParseRecord(text)
 	if err != nil {
-		return err
+		return
 	}
 	n.Record = &r
 	if r.Own() {
@@ -82,15 +84,15 @@ func (n *Named) hold(j *Judge, o *object) error {
 	} else {
 		n.Process, err = j.proc.Ident(r.PID)
 	}
-	if err == nil && n.Process.Dead {
+	if err != nil {
+		n.Process = nil
+	} else if n.Process.Dead {
 		n.Close()
-		err = process.ErrNoProcess
 	}
-	return err
 }
 
 // prove finds out whether the held process is the one that is meant.
-func (n *Named) prove(j *Judge, o *object, found error) {
+func (n *Named) prove(j *Judge, o *object) {
 	if n.Process == nil {
 		return
 	}
@@ -134,7 +136,9 @@ func (j *Judge) writtenFor(start uint64, o *object) error {
 	if err != nil {
 		return err
 	}
-	w := o.written()
+	// The content is no younger than this; chmod, chown and rename make the change
+	// time younger.
+	w := o.st.Mtime
 	switch started := int64(start)*tick + offset; {
 	case w > now+coarse:
 		return errors.New("the file's time is in the future")
