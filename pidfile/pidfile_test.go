@@ -48,6 +48,8 @@ func play(role, path string) int {
 				return 1
 			}
 		}
+	case "few descriptors":
+		return fewDescriptors(path)
 	case "check":
 		s, err := Check(path)
 		if err != nil {
