@@ -170,29 +170,39 @@ func (j *Judge) containerRoot(g *ground) Evidence {
 	if root, err := j.rootMount(); err != nil || root != m.ID {
 		return no(OtherMount, "it lies on another mount than /")
 	}
-	if m.Root == "/" && !containerTypes[m.FSType] {
-		return no(NotContainerRoot, "/ is the whole of a file system (%s), as a machine's is", m.FSType)
+	return hostSign(m, g.table, visible)
+}
+
+// hostSign looks in the mount table for a sign that root, the mount on "/", is not
+// a container's own; empty evidence says that there is none. seen reports whether
+// a path leads to anything.
+func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) Evidence {
+	no := func(format string, args ...any) Evidence {
+		return Evidence{NotContainerRoot, fmt.Sprintf(format, args...)}
 	}
-	if where, ok := m.Option("upperdir"); ok && strings.HasPrefix(where, "/") && j.visible(where) {
-		return no(NotContainerRoot, "the upper layer of / is in sight, in %s", where)
+	if root.Root == "/" && !containerTypes[root.FSType] {
+		return no("/ is the whole of a file system (%s), as a machine's is", root.FSType)
+	}
+	if where, ok := root.Option("upperdir"); ok && strings.HasPrefix(where, "/") && seen(where) {
+		return no("the upper layer of / is in sight, in %s", where)
 	}
 	procs := 0
-	for i := range g.table {
-		o := &g.table[i]
+	for i := range table {
+		o := &table[i]
 		if o.Point == "/proc" && o.FSType == "proc" {
 			procs++
 		}
 		switch {
 		case procs > 1:
-			return no(NotContainerRoot, "a second /proc lies below ours: this mount namespace was copied from one with other processes")
+			return no("a second /proc lies below ours: this mount namespace was copied from one with other processes")
 		case hostTypes[o.FSType] && o.Root == "/":
-			return no(NotContainerRoot, "a %s is mounted on %s, as on a machine", o.FSType, o.Point)
+			return no("a %s is mounted on %s, as on a machine", o.FSType, o.Point)
 		case hostPoint(o.Point):
-			return no(NotContainerRoot, "%s is a mount, as on a machine", o.Point)
-		case o.ID != m.ID && o.Major == m.Major && o.Minor == m.Minor && (o.Point == "/home" || under(m.Root, o.Root)):
-			return no(NotContainerRoot, "%s shows more of the file system that / is a part of", o.Point)
-		case o.Point == "/run" && j.visible("/run/systemd/system"):
-			return no(NotContainerRoot, "a systemd runs on /run")
+			return no("%s is a mount, as on a machine", o.Point)
+		case o.ID != root.ID && o.Major == root.Major && o.Minor == root.Minor && (o.Point == "/home" || under(root.Root, o.Root)):
+			return no("%s shows more of the file system that / is a part of", o.Point)
+		case o.Point == "/run" && seen("/run/systemd/system"):
+			return no("a systemd runs on /run")
 		}
 	}
 	return Evidence{}
@@ -230,7 +240,7 @@ func hostPoint(p string) bool {
 }
 
 // visible reports whether the path leads to anything.
-func (j *Judge) visible(name string) bool {
+func visible(name string) bool {
 	var st fsat.Stat
 	return fsat.StatAt(linux.AT_FDCWD, name, &st) == nil
 }
