@@ -42,6 +42,7 @@ type box struct {
 	Tmpfs  []string          // mount points
 	Proc   string            // options of /proc
 	NoProc bool              // leave /proc as it is
+	Chroot bool              // where pivot_root(2) does not work, in an initramfs
 	Under  bool              // a second /proc under ours, as where the namespace was copied
 }
 
@@ -394,6 +395,9 @@ func (b *box) enter() error {
 	}
 	if err := os.Chdir(root); err != nil {
 		return err
+	}
+	if b.Chroot {
+		return errors.Join(linux.Chroot("."), os.Chdir("/"))
 	}
 	if err := linux.PivotRoot(".", "."); err != nil {
 		return err

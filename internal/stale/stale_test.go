@@ -16,6 +16,7 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
+	vmtest.Setup()
 	seccomptest.Setup()
 	nstest.Main(m)
 }
