@@ -21,12 +21,14 @@ import (
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv("SLASHRUN_TEST_ROLE"); role != "" {
 		os.Exit(play(role, os.Getenv("SLASHRUN_TEST_FILE")))
 	}
+	vmtest.Setup()
 	seccomptest.Setup()
 	nstest.Main(m)
 }
