@@ -185,7 +185,7 @@ func start(c Command) (pid int, err error) {
 	}
 	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}, Sys: sys}
 	done := make(chan struct{})
-	go func() {
+	run := func() {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: a thread with the command's credentials is fit for nothing else
 		if err = prepare(&c); err != nil {
@@ -200,6 +200,18 @@ func start(c Command) (pid int, err error) {
 			pid, err = linux.ForkExec(path, c.Args, attr)
 			return err
 		})
+	}
+	go func() {
+		// The main thread never ends, and its credentials are what kill(2) and
+		// prlimit(2) of the command's user go by: it must not become that user.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if !linux.OnMainThread() {
+			run() // keeps the thread locked
+			return
+		}
+		go run()
+		<-done
 	}()
 	<-done
 	return pid, err
