@@ -18,10 +18,11 @@ func TestOnAMachine(t *testing.T) {
 	if !vmtest.Inside() {
 		testenv.Need(t, testenv.Root) // it needs none: one pass of the two is enough for a boot
 	}
-	vmtest.Run(t, vmtest.Options{Kernel: vmtest.Bookworm}, func(t *testing.T) {
+	vmtest.Run(t, vmtest.Options{Kernel: vmtest.Bookworm, Modules: []string{"overlay"}}, func(t *testing.T) {
 		t.Run("queue", TestPlaceInTheQueue)
 		t.Run("fair", TestFairOrder)
 		t.Run("holders", TestHolders)
+		t.Run("overlay", onOverlayfs) // an older one
 		t.Run("uucp", uucpOnAMachine)
 	})
 }

@@ -30,6 +30,20 @@ func play(role string) int {
 	}
 	say := "ready"
 	switch role {
+	case "wait", "wait ofd":
+		o := Options{}
+		if role == "wait ofd" {
+			o.Kind = OFD
+		}
+		l, err := Open(path, &o)
+		if err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			err = l.Lock(ctx)
+		}
+		if err != nil {
+			return die(err)
+		}
 	case "flock", "ofd", "parent":
 		o := Options{}
 		if role == "ofd" {
@@ -402,6 +416,52 @@ func noDescriptors(path string) error {
 		}
 	}
 	return nil
+}
+
+// System calls that fail as they do on other file systems and under other
+// programs' signal handlers, by strace.
+func TestInjectedErrors(t *testing.T) {
+	testenv.Need(t, testenv.Tool("strace"))
+	path := temp(t)
+	holder := open(t, path, Options{})
+	for _, c := range []struct{ role, inject, want string }{
+		{"wait", "flock:error=ENOLCK", "no locks available: the kernel is out of memory for locks, or"},
+		{"wait", "flock:error=EOPNOTSUPP", "has no flock locks"},
+		{"wait ofd", "fcntl:error=EINVAL:when=1..1000", "has no ofd locks"},
+		{"wait", "flock:error=EIO", "input/output error"},
+		{"wait", "flock:error=EINTR:when=1..5", "ready"},
+		{"wait held", "flock:error=EINTR:when=2..9", "ready"}, // the first does not wait
+		{"wait", "newfstatat:error=EACCES:when=2+", "permission denied"},
+	} {
+		t.Run(c.inject, func(t *testing.T) {
+			role, held := strings.CutSuffix(c.role, " held")
+			if held {
+				must(t, holder.TryLock())
+			}
+			call, _, _ := strings.Cut(c.inject, ":")
+			cmd := exec.Command("strace", "-f", "-qq", "-e", "signal=none", "-e", "trace="+call, "-P", path, "-e", "inject="+c.inject, "-o", os.DevNull, "/proc/self/exe")
+			exe, err := os.Executable()
+			must(t, err)
+			cmd.Args[len(cmd.Args)-1] = exe
+			cmd.Env = append(os.Environ(), "LOCKFILE_TEST_ROLE="+role, "LOCKFILE_TEST_PATH="+path)
+			in, err := cmd.StdinPipe()
+			must(t, err)
+			out, err := cmd.StdoutPipe()
+			must(t, err)
+			must(t, cmd.Start())
+			if held {
+				queued(t, path, 1)
+				must(t, holder.Unlock())
+			}
+			line, err := bufio.NewReader(out).ReadString('\n')
+			must(t, err)
+			if !strings.Contains(line, c.want) {
+				t.Errorf("%q, want %q", line, c.want)
+			}
+			in.Close()
+			cmd.Wait()
+		})
+	}
 }
 
 // What a full, a read-only and a foreign directory answer.
