@@ -1,6 +1,7 @@
 package stale
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,6 +45,10 @@ func (j *Judge) readClock() (c clock) {
 	if c.why = j.runErr; c.why != nil {
 		return c
 	}
+	if j.restored {
+		c.why = errRestored
+		return c
+	}
 	c.began = int64(j.run.InitStart)*tick + c.offset
 	if c.why = j.proc.OwnNumbers(); c.why != nil {
 		return c
@@ -60,6 +65,10 @@ func (j *Judge) readClock() (c clock) {
 	}
 	return c
 }
+
+// A process that was restored from a checkpoint has started when it was restored,
+// and files of its own are older.
+var errRestored = errors.New("this is a time namespace, as where a container was restored from a checkpoint: start times do not tell how old a process is")
 
 // clocks reads both clocks. A preemption between the two reads makes the offset
 // too small, so the largest of some is the best.
@@ -128,6 +137,8 @@ func (j *Judge) younger(start uint64, o *object) (bool, error) {
 	}
 	s := j.opts.Stamp
 	switch {
+	case j.restored:
+		return true, errRestored
 	case s == nil:
 		return true, fmt.Errorf("there is no boot stamp to show that the clock was not set")
 	case j.runErr != nil:

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -73,11 +75,7 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 	if g.dir, err = j.proc.FdPath(o.dir.Fd()); err != nil {
 		return nil, err
 	}
-	text, err := j.proc.MountInfo(false)
-	if err != nil {
-		return nil, err
-	}
-	if g.table, err = mounts.ParseText(text); err != nil {
+	if g.table, err = j.seen.mounts(j.proc); err != nil {
 		return nil, err
 	}
 	g.mount = mounts.ByID(g.table, g.id)
@@ -104,7 +102,7 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 		}
 		return g, j.reached(ctx, g, o)
 	}
-	if err := j.alone(ctx, g); err != nil || g.exclusive {
+	if err := j.alone(ctx, g, o.last); err != nil || g.exclusive {
 		return g, err
 	}
 	return g, j.reached(ctx, g, o)
@@ -126,9 +124,55 @@ func (j *Judge) vouched(g *ground) bool {
 	return false
 }
 
+// seen is what one look has seen and the next need not look for again. A removal
+// does.
+type seen struct {
+	mu    sync.Mutex
+	text  []byte // of the mount table
+	table []mounts.Mount
+	who   process.Company
+	at    time.Time // of who
+}
+
+// mounts is the mount table, read and parsed again only if a mount came or went.
+func (s *seen) mounts(p *process.Proc) ([]mounts.Mount, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text, err := p.MountInfo(false)
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > 0 && len(text) == len(s.text) && &text[0] == &s.text[0] {
+		return s.table, nil
+	}
+	table, err := mounts.ParseText(text)
+	if err != nil {
+		return nil, err
+	}
+	s.text, s.table = text, table
+	return table, nil
+}
+
+// company is who is alive. Unless it is to be fresh, it may be some milliseconds
+// old, so that a walk over many objects lists the processes once.
+func (s *seen) company(ctx context.Context, p *process.Proc, fresh bool) (process.Company, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !fresh && time.Since(s.at) < companyLasts {
+		return s.who, nil
+	}
+	c, err := p.Company(ctx)
+	if err == nil {
+		s.who, s.at = c, time.Now()
+	}
+	return c, err
+}
+
+const companyLasts = 5 * time.Millisecond
+
 // alone sets g.exclusive if nobody is alive but us and our ancestors.
-func (j *Judge) alone(ctx context.Context, g *ground) error {
-	c, err := j.proc.Company(ctx)
+func (j *Judge) alone(ctx context.Context, g *ground, fresh bool) error {
+	c, err := j.seen.company(ctx, j.proc, fresh)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

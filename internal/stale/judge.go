@@ -278,6 +278,10 @@ func (j *Judge) ownRecord(ctx context.Context, f *Finding, o *object, r *process
 	if r.BootID != j.run.BootID {
 		other = "another boot"
 	}
+	if j.restored && !errors.Is(linux.KillZero(r.PID), syscall.ESRCH) {
+		f.decide(CannotTell, ClockUnproven, "a process has the number %d, which it names, and %v", r.PID, errRestored)
+		return nil
+	}
 	if o.ground.exclusive {
 		f.decide(Stale, OtherRun, "process %d, which it names, was of %s, and nobody else uses this place", r.PID, other)
 		return nil

@@ -49,7 +49,7 @@ func (f *Finding) remove(ctx context.Context) error {
 		return err
 	}
 	defer a.close()
-	o := &object{node: node, dir: f.dir, name: f.name}
+	o := &object{node: node, dir: f.dir, name: f.name, last: true}
 	again := &Finding{Path: f.Path, asked: f.Kind}
 	if err := f.judge.judge(ctx, again, o); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (f *Finding) proveAside(ctx context.Context, a *aside, o *object) error {
 		return fmt.Errorf("%w: it was exchanged", ErrChanged)
 	}
 	// The move was a change of ours: its time is not the object's.
-	act := &object{node: o.node, dir: a.dir, name: a.name, act: true, ctime: o.st.Ctime}
+	act := &object{node: o.node, dir: a.dir, name: a.name, act: true, last: true, ctime: o.st.Ctime}
 	last := &Finding{Path: f.Path, asked: f.Kind}
 	err := f.judge.judge(ctx, last, act)
 	a.hold = act.hold

@@ -146,12 +146,15 @@ type Judge struct {
 	opts  Options
 	proc  *process.Proc
 	named []place
-	clock clock
+	seen  seen
 	// initial says that we are in the initial PID namespace, ourNS is our own.
 	initial bool
 	ourNS   uint64
 	run     process.Identity
 	runErr  error
+	// restored says that we are in a time namespace, into which CRIU puts what it
+	// restores from a checkpoint: then processes may be older than they seem.
+	restored bool
 }
 
 // New makes a Judge. It fails where a directory of Options.Exclusive cannot be
@@ -171,9 +174,15 @@ func New(ctx context.Context, o Options) (*Judge, error) {
 	j.ourNS = j.proc.PIDNamespace()
 	j.initial = j.proc.Initial()
 	j.run, j.runErr = j.proc.Identity()
-	j.clock = j.readClock()
+	// A kernel before Linux 5.6 has none of these.
+	link, err := j.proc.Readlink("self/ns/time")
+	j.restored = err == nil && link != initialTime
 	return j, ctx.Err()
 }
+
+// initialTime is the link of /proc/PID/ns/time in the initial time namespace,
+// PROC_TIME_INIT_INO of linux/proc_ns.h.
+const initialTime = "time:[4026531834]"
 
 // object is an inode that is being judged, held by an O_PATH descriptor.
 type object struct {
@@ -185,6 +194,8 @@ type object struct {
 	// act says that the object was taken out of everybody's sight to be removed:
 	// the moment for proofs that would disturb somebody otherwise.
 	act bool
+	// last says that a removal hangs on it: nothing that was seen before counts.
+	last bool
 	// ctime is the inode's before we moved it ourselves, 0 if we did not.
 	ctime int64
 	// hold are descriptors with locks, to be closed after the act.
