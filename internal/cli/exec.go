@@ -162,6 +162,7 @@ func (x *execRun) option(name, value string, first bool) (err error) {
 		}
 	case "tmpfiles":
 		x.tmpfiles, err = parseTmpfilesScope(value)
+		x.o.TmpfilesOnHost = true
 	case "unit":
 		if first {
 			x.o.Units = nil

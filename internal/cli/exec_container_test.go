@@ -14,6 +14,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -175,6 +176,17 @@ func inContainers(t *testing.T, f func(t *testing.T, c *container)) {
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) { f(t, newContainer(t)) })
 }
 
+// everyKernel runs f with the newer system calls and without.
+func everyKernel(t *testing.T, f func(t *testing.T, c *container)) {
+	for _, p := range seccomptest.All {
+		t.Run(p.String(), func(t *testing.T) {
+			nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+				seccomptest.Run(t, p, func(t *testing.T) { f(t, newContainer(t)) })
+			})
+		})
+	}
+}
+
 // plant puts what an application leaves that was killed. All of it is older than
 // the next run by then.
 func plant(t *testing.T, dir string) {
@@ -217,14 +229,14 @@ func (o outcome) check(t *testing.T, code int, stdout string) {
 // A container that may mount gets a new /run with what the image has there, and
 // the mounts below it; what is underneath stays.
 func TestContainerThatMayMount(t *testing.T) {
-	inContainers(t, func(t *testing.T, c *container) {
+	everyKernel(t, func(t *testing.T, c *container) {
 		plant(t, c.root+"/run/app")
 		mustDo(t, os.Mkdir(c.root+"/run/secrets", 0o755))
 		mustDo(t, os.Mkdir("/tmp/secret", 0o755))
 		mustDo(t, os.WriteFile("/tmp/secret/token", []byte("t"), 0o400))
 		c.mounts = append(c.mounts, "/tmp/secret:/run/secrets")
 		for range 2 {
-			o := c.run(t, "exec", "--run=tmpfs", "--", "sh", "-c", "echo $$; stat -f -c %T /run; ls /run/app; cat /run/secrets/token")
+			o := c.run(t, "exec", "--run=tmpfs", "--", "sh", "-c", "echo $$; stat -f -c %T /run; cd /run/app; echo *; cat /run/secrets/token")
 			o.check(t, 0, "1\ntmpfs\nstate\nt")
 			if o.stderr != "" {
 				t.Errorf("stderr %q", o.stderr)
@@ -239,11 +251,11 @@ func TestContainerThatMayMount(t *testing.T) {
 // The same root, started again and again without the right to mount, as docker
 // restart does: what the last run left goes, and nothing else.
 func TestContainerIsStartedAgain(t *testing.T) {
-	inContainers(t, func(t *testing.T, c *container) {
+	everyKernel(t, func(t *testing.T, c *container) {
 		c.bounding = true
 		for range 3 {
 			plant(t, c.root+"/run/app")
-			o := c.run(t, "exec", "--verbose", "--", "sh", "-c", "stat -f -c %T /run/app; ls /run/app; echo $$ >/run/app/app.pid")
+			o := c.run(t, "exec", "--verbose", "--", "sh", "-c", "stat -f -c %T /run/app; cd /run/app; echo *; echo $$ >app.pid")
 			o.check(t, 0, "tmpfs\nstate")
 			for _, want := range []string{"remove the pidfile /run/app/app.pid", "remove the socket /run/app/app.sock", "remove the fifo", "remove the lock /run/app/LCK..ttyS0"} {
 				if !strings.Contains(o.stderr, want) {
@@ -253,8 +265,8 @@ func TestContainerIsStartedAgain(t *testing.T) {
 			mustDo(t, os.RemoveAll(c.root+"/run/app"))
 		}
 		plant(t, c.root+"/run/app")
-		o := c.run(t, "exec", "--keep-stale", "--", "ls", "/run/app")
-		o.check(t, 0, strings.ReplaceAll("LCK..ttyS0 app.pid app.sock fifo gone.pid state", " ", "\n"))
+		o := c.run(t, "exec", "--keep-stale", "--", "sh", "-c", "cd /run/app; echo *") // not ls, which stops at the filter
+		o.check(t, 0, "LCK..ttyS0 app.pid app.sock fifo gone.pid state")
 	})
 }
 
@@ -354,6 +366,61 @@ func TestContainerOnAVolumeThatIsInUse(t *testing.T) {
 			if got := list(t, "/tmp/volume/app"); got != "LCK..ttyS0 app.pid fifo first.pid gone.pid live.pid live.sock state" {
 				t.Errorf("left is %q", got)
 			}
+		}
+	})
+}
+
+// tmpfiles.d of the image: below /run by default, with removals where /run is ours,
+// and without what only systemd would take away again.
+func TestContainerTmpfiles(t *testing.T) {
+	inContainers(t, func(t *testing.T, c *container) {
+		mustDo(t, os.Mkdir(c.root+"/etc/tmpfiles.d", 0o755))
+		mustDo(t, os.WriteFile(c.root+"/etc/tmpfiles.d/app.conf", []byte("D /run/app 0755 - - -\nd! /run/boot\nF! /run/nologin\n"+
+			"d /run/systemd/seats\nd /var/lib\nd /var/lib/app\nd /var/run/old\n"), 0o644))
+		mustDo(t, os.Symlink("/run", c.root+"/var/run"))
+		for _, c.bounding = range []bool{true, false} {
+			mustDo(t, os.MkdirAll(c.root+"/run/app", 0o755))
+			mustDo(t, os.WriteFile(c.root+"/run/app/state", nil, 0o644))
+			o := c.run(t, "exec", "--", "sh", "-c", "ls /run /run/app /var | grep -v -e slashrun -e lock -e user")
+			o.check(t, 0, "/run:\napp\nboot\nold\n\n/run/app:\n\n/var:\nrun")
+		}
+		c.bounding = true
+		c.run(t, "exec", "--tmpfiles=/run/nologin:/var/lib", "--", "sh", "-c", "ls /var; ls /run/nologin").check(t, 0, "lib\nrun\n/run/nologin")
+		mustDo(t, os.RemoveAll(c.root+"/run/boot"))
+		c.run(t, "exec", "--tmpfiles=none", "--", "ls", "/run").check(t, 0, "app\nnologin\nold")
+		mustDo(t, os.RemoveAll(c.root+"/run/nologin"))
+		c.run(t, "exec", "--tmpfiles=all", "--", "sh", "-c", "ls -d /run/boot /run/nologin /run/systemd /var/lib/app 2>/dev/null").check(t, 2, "/run/boot\n/var/lib/app")
+		// A line that is wrong does not keep the others from counting, and a long list
+		// is not told in full.
+		mustDo(t, os.WriteFile(c.root+"/etc/tmpfiles.d/bad.conf", []byte("d /run/x 0755 no-such-user\nnonsense\nd /run/good\n"), 0o644))
+		o := c.run(t, "exec", "--", "ls", "-d", "/run/good")
+		o.check(t, 0, "/run/good")
+		if !strings.Contains(o.stderr, "2 lines of tmpfiles.d, the first") || strings.Count(o.stderr, "\n") != 1 {
+			t.Errorf("stderr %q", o.stderr)
+		}
+	})
+}
+
+// Empty directories of the image are nobody's leftovers.
+func TestStaleWildcardsLeaveDirectories(t *testing.T) {
+	inContainers(t, func(t *testing.T, c *container) {
+		mustDo(t, os.MkdirAll(c.root+"/app/tmp/pids", 0o755))
+		mustDo(t, os.Mkdir(c.root+"/app/tmp/lock.d", 0o755))
+		for i := range 9 {
+			mustDo(t, os.WriteFile(fmt.Sprintf("%s/app/tmp/%d.pid", c.root, i), []byte("1"), 0o644))
+		}
+		past()
+		c.run(t, "exec", "--stale=/app/tmp/*", "--stale={/app/tmp/lock.d,/none}", "--", "ls", "/app/tmp").check(t, 125, "")
+		c.run(t, "exec", "--stale=/app/{tmp/*,none}", "--", "ls", "/app/tmp").check(t, 0, "lock.d\npids")
+		c.run(t, "exec", "--stale=/app/tmp/lock.d", "--", "ls", "/app/tmp").check(t, 0, "pids")
+		mustDo(t, os.Mkdir("/tmp/volume", 0o755))
+		mustDo(t, os.Mkdir(c.root+"/volume", 0o755))
+		for i := range 9 {
+			mustDo(t, os.WriteFile(fmt.Sprintf("/tmp/volume/%d.pid", i), []byte("1"), 0o644))
+		}
+		c.mounts = append(c.mounts, "/tmp/volume:/volume")
+		if o := c.run(t, "exec", "--stale=/volume/*.pid", "--", "true"); o.code != 0 || !strings.Contains(o.stderr, "and 4 more, which --verbose tells") {
+			t.Errorf("%+v", o)
 		}
 	})
 }

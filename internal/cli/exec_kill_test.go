@@ -59,7 +59,7 @@ func (c *container) killOnce(t *testing.T, n int, mount bool) bool {
 
 // killAfter runs the container under strace, which holds it for a moment after
 // each act and names it on a pipe, and kills it when the nth is named.
-func (c *container) killAfter(t *testing.T, n int, args ...string) (killed bool, call string) {
+func (c *container) killAfter(t *testing.T, n int, args ...string) (reached bool, call string) {
 	t.Helper()
 	strace, err := testenv.LookTool("strace")
 	mustDo(t, err)
@@ -85,7 +85,7 @@ func (c *container) killAfter(t *testing.T, n int, args ...string) (killed bool,
 	cmd.Stderr = &out
 	mustDo(t, cmd.Start())
 	w.Close()
-	seen, first := 0, ""
+	seen, first, killed := 0, "", false
 	for sc := bufio.NewScanner(r); sc.Scan(); {
 		line := sc.Text()
 		pid, act, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -97,14 +97,19 @@ func (c *container) killAfter(t *testing.T, n int, args ...string) (killed bool,
 		}
 		if seen++; seen == n {
 			call = act
-			number, err := strconv.Atoi(first)
-			mustDo(t, err)
-			killed = syscall.Kill(number, syscall.SIGKILL) == nil
+			for _, thread := range []string{pid, first} { // one of them may have ended by now
+				number, err := strconv.Atoi(thread)
+				mustDo(t, err)
+				killed = syscall.Kill(number, syscall.SIGKILL) == nil || killed
+			}
 		}
 	}
 	cmd.Wait()
-	if !killed && out.Len() > 0 {
+	if seen >= n && !killed {
+		t.Logf("act %d, %s: it had ended by itself", n, call)
+	}
+	if seen < n && out.Len() > 0 {
 		t.Errorf("act %d: %s", n, out.String())
 	}
-	return killed, call
+	return seen >= n, call
 }

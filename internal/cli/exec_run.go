@@ -43,12 +43,23 @@ func (x *execRun) run(parent context.Context) int {
 		return x.printPlan(res)
 	}
 	if len(res.Without) > 0 {
-		x.env.Errorf("exec: went on without: %s", Quote(strings.Join(res.Without, "; ")))
+		x.env.Errorf("exec: went on without: %s", Quote(x.without(res.Without)))
 		if x.strict {
 			return x.fail("%s was not started, because of --strict", name)
 		}
 	}
 	return x.become(environment(x.env.Environ, res))
+}
+
+// without is the one line's list of what could not be done.
+func (x *execRun) without(list []string) string {
+	const most = 5
+	more := ""
+	if len(list) > most && !x.verbose {
+		more = fmt.Sprintf("; and %d more, which --verbose tells", len(list)-most)
+		list = list[:most]
+	}
+	return strings.Join(list, "; ") + more
 }
 
 func (x *execRun) prepare(ctx context.Context) (*entry.Result, error) {

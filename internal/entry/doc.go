@@ -43,7 +43,7 @@
 //
 // # What fails and what is said
 //
-//	what was asked for by name (a unit, a user's directory,
+//	what was asked for by name (a unit, an exclusive place,
 //	a mode) and cannot be had                                an error: the command is not started
 //	everything else                                          Result.Without, and on it goes
 //	the context ends                                         its error, between two acts

@@ -67,6 +67,8 @@ type Options struct {
 	// lines that remove, and those for a boot only, may be applied. nil leaves
 	// tmpfiles.d out.
 	Tmpfiles func(ctx context.Context, full func() bool, dryRun bool) (TmpfilesResult, error)
+	// TmpfilesOnHost applies tmpfiles.d in the initial PID namespace too.
+	TmpfilesOnHost bool
 
 	DryRun bool
 	// Told is called before each act, or for each planned act in a dry run. It may
@@ -227,6 +229,10 @@ func (r *run) openRun() (*fsat.Dir, error) {
 
 func (r *run) tmpfiles(ctx context.Context) error {
 	if r.o.Tmpfiles == nil {
+		return nil
+	}
+	if r.proc != nil && !r.res.Situation.Namespace && !r.o.TmpfilesOnHost {
+		r.told(Step{Op: "leave", Left: true, Text: "leave tmpfiles.d out", Why: "this is no PID namespace of its own, so /run is the machine's"})
 		return nil
 	}
 	res, err := r.o.Tmpfiles(ctx, func() bool { return r.exclusively(ctx) }, r.o.DryRun)

@@ -53,8 +53,13 @@ func (r *run) leftovers(ctx context.Context) error {
 		}
 	}
 	for _, pattern := range r.o.Stale {
+		last := pattern[strings.LastIndexByte(pattern, '/')+1:]
 		err := r.find(pattern, func(dir *fsat.Dir, name, shown string) error {
-			return r.leftover(ctx, dir, name, shown, kindByContent(dir, name), true)
+			kind := kindByContent(dir, name)
+			if kind == stale.Directory && name != last {
+				return nil // an empty directory of the image matches a wildcard as well
+			}
+			return r.leftover(ctx, dir, name, shown, kind, true)
 		})
 		if err != nil {
 			return err

@@ -23,7 +23,10 @@ func (r *run) slashRun(ctx context.Context) error {
 		for i := 0; i < tries && errors.Is(err, runfs.ErrChanged); i++ {
 			why, err = r.tryMount(ctx)
 		}
-		if err != nil || why == "" {
+		switch {
+		case errors.Is(err, runfs.ErrChanged):
+			why = "others mount there at the same time"
+		case err != nil || why == "":
 			return err
 		}
 	}
@@ -80,7 +83,11 @@ func (r *run) keep(why string) error {
 	t := r.target()
 	kind, err := r.kind()
 	if err != nil {
-		return fmt.Errorf("%s: %w", t.Path, err)
+		kind, why = "unknown", err.Error()
+		if r.o.Mode != Tmpfs {
+			r.without("looking at %s: %v", t.Path, err)
+			return nil
+		}
 	}
 	r.res.Situation.Run = string(kind)
 	if r.o.Mode == Tmpfs && kind != runfs.Tmpfs {
