@@ -21,8 +21,8 @@
 //	                                                                of two of one name the first
 //	KEY=                                                            resets a list
 //
-// This was compared with systemd 252 (systemd-analyze verify), of which the tests
-// run the binary where it is installed.
+// The tests compare this with systemd 252, whose systemd-analyze prints what it
+// understood.
 //
 // # When it fails
 //

@@ -205,10 +205,10 @@ func dump(t *testing.T, r *inroot.Root, u *Unit) []string {
 // The same tree read by systemd, which prints what it understood where its log
 // level is debug.
 func TestAgreesWithSystemd(t *testing.T) {
-	testenv.Need(t, testenv.Tool("systemd-analyze"))
+	testenv.Need(t, testenv.Dep("systemd-analyze/run"))
 	r, dir := root(t, shared)
 	for _, name := range []string{`foo-bar@i\x2dj.service`, "p.service", "q.service", "r.service"} {
-		cmd := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--root="+dir, name)
+		cmd := exec.Command(filepath.Join(testenv.DepsDir(), "systemd-analyze/run"), "verify", "--man=no", "--recursive-errors=no", "--root="+dir, name)
 		cmd.Env = append(os.Environ(), "SYSTEMD_LOG_LEVEL=debug")
 		out, err := cmd.Output()
 		var exit *exec.ExitError
