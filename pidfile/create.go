@@ -15,6 +15,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/locks"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/stale"
 )
@@ -257,16 +258,26 @@ func (c *creation) current(held *fsat.Stat) bool {
 // file names lives; else somebody may only be looking at the lock.
 func (c *creation) holder(fd int) (err *HeldError, certain bool) {
 	e := &HeldError{Path: c.path, Why: "it is locked"}
-	r, _, perr := stale.ReadHeld(fd)
-	if perr != nil || c.proc == nil {
+	if c.proc == nil {
 		return e, false
 	}
-	if id := c.find(r); id != nil {
-		defer id.Close()
-		e.PID, e.Name, e.Why = id.PID, id.Comm, "it is locked, and names this process"
-		return e, true
+	r, _, perr := stale.ReadHeld(fd)
+	if perr == nil {
+		if id := c.find(r); id != nil {
+			defer id.Close()
+			e.PID, e.Name, e.Why = id.PID, id.Comm, "it is locked, and names this process"
+			return e, true
+		}
 	}
-	e.Why = fmt.Sprintf("it is locked, though process %d, which it names, is not to be found: a child of it may have inherited the lock, or it is of another PID namespace", r.PID)
+	// A child of the dead daemon that shares its lock, somebody who may read the file
+	// and has locked it, or a process out of our sight.
+	if report, err := locks.Of(context.Background(), c.proc, fd); err == nil && len(report.Holders) > 0 {
+		h := report.Holders[0]
+		e.PID, e.Name = h.PID, h.Comm
+		e.Why = "it is locked by this process, which it does not name"
+		return e, false
+	}
+	e.Why = "it is locked by somebody who cannot be seen from here, in another PID namespace perhaps"
 	return e, false
 }
 
@@ -437,7 +448,14 @@ func (f *File) KeepOnExec() error {
 	if f.fd < 0 {
 		return &fs.PathError{Op: "keep", Path: f.path, Err: fs.ErrClosed}
 	}
-	return linux.KeepOnExec(f.fd)
+	// Shells name descriptors by one digit, and would close the lock with theirs.
+	fd, err := linux.DupForExec(f.fd, 10)
+	if err != nil {
+		return &fs.PathError{Op: "keep", Path: f.path, Err: err}
+	}
+	linux.Close(f.fd)
+	f.fd = fd
+	return nil
 }
 
 func typeName(typ uint32) string {

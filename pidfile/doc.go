@@ -87,8 +87,8 @@
 //	                                    another boot
 //	SIGKILL in Create                   a file ".#slashrun.NAME" may stay; the next Create
 //	                                    uses and removes it
-//	a child that only forked outlives the daemon
-//	                                    it shares the lock: the file counts as held
+//	a child that only forked outlives the daemon, or somebody else has locked the file
+//	                                    ErrHeld, which names who has the lock
 //
 // # When not to use it
 //

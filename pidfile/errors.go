@@ -33,8 +33,8 @@ var (
 // HeldError says who holds a PID file that was to be created.
 type HeldError struct {
 	Path string
-	// PID and Name are of the process that the file names, if it is alive and could
-	// be looked at; else 0 and empty.
+	// PID and Name are of the process that the file names, if that lives, else of
+	// one that has locked it; 0 and empty if neither can be seen.
 	PID  int
 	Name string
 	// Why says more.

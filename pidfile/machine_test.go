@@ -107,6 +107,7 @@ func machineBare(t *testing.T) {
 // file must not become stale, nor may a later process with a number that is given
 // again be taken for the daemon.
 func machineClock(t *testing.T) {
+	stamp(t, 0)
 	for _, by := range []time.Duration{50 * 365 * 24 * time.Hour, time.Hour, 20 * time.Second, -20 * time.Second, -time.Hour} {
 		p := namesake(t, 5000)
 		path := bare(t, p)

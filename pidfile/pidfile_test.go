@@ -409,6 +409,30 @@ func TestKeepOnExec(t *testing.T) {
 	must(t, f.Close())
 }
 
+// A stranger holds the lock of a dead one's file: the error names the stranger.
+func TestCreateNamesWhoLocked(t *testing.T) {
+	testenv.Need(t, testenv.Tool("flock"))
+	path := filepath.Join(t.TempDir(), "food.pid")
+	d, line := daemon(t, path)
+	if line != "created" {
+		t.Fatal(line)
+	}
+	d.kill()
+	stranger, line := begin(t, nil, nil, "sh", "-c", "exec 9<"+path+"; flock 9; echo ready; read x")
+	if line != "ready" {
+		t.Fatalf("%q", line)
+	}
+	_, err := Create(path)
+	var held *HeldError
+	if !errors.As(err, &held) || held.PID != stranger.Process.Pid || held.Name != "sh" {
+		t.Errorf("%v", err)
+	}
+	stranger.kill()
+	f, err := Create(path)
+	must(t, err)
+	must(t, f.Close())
+}
+
 // Somebody who looks at the lock by taking it for a moment does not make a start
 // fail.
 func TestCreateWhileSomebodyLooks(t *testing.T) {

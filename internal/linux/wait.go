@@ -66,11 +66,12 @@ func ForkExec(path string, argv []string, attr *syscall.ProcAttr) (pid int, err 
 	return syscall.ForkExec(path, argv, attr)
 }
 
-// KeepOnExec is fcntl(F_SETFD, 0): the descriptor stays open in the program that
-// the process becomes, and in its children.
-func KeepOnExec(fd int) error {
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
-	return wrap("fcntl(F_SETFD)", err)
+// DupForExec is fcntl(F_DUPFD): another descriptor of the same open file, not
+// below least, which stays open in the program that the process becomes and in its
+// children.
+func DupForExec(fd, least int) (int, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD, least)
+	return n, wrap("fcntl(F_DUPFD)", err)
 }
 
 // SetNonblock sets O_NONBLOCK on the open file description of fd.
