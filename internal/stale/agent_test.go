@@ -63,6 +63,8 @@ type order struct {
 	Stamp   *Stamp
 	// Restored lets the judge believe that it is in a time namespace.
 	Restored bool
+	// Newborn lets it take sockets that were made just now for finished.
+	Newborn bool
 }
 
 type reply struct {
@@ -327,6 +329,9 @@ func (a *agentState) look(o order, r *reply) error {
 		return err
 	}
 	j.restored = j.restored || o.Restored
+	if o.Newborn {
+		j.newborn = 0
+	}
 	d, err := fsat.OpenDir(filepath.Dir(o.Path))
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func (j *Judge) socket(ctx context.Context, f *Finding, o *object) error {
 		}
 	}
 	now, _, err := j.clocks()
-	if age := now - o.born(); err != nil || age < newborn {
+	if age := now - o.born(); err != nil || age < j.newborn {
 		f.decide(CannotTell, JustMade, "nothing is bound to the socket, but it was made just now, and bind(2) may be under way")
 		return nil
 	}

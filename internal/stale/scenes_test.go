@@ -268,6 +268,7 @@ func (w *world) judge(alone bool, dir string) {
 	defer p.Close()
 	host, err := New(context.Background(), Options{Proc: p})
 	must(w.t, err)
+	host.newborn = 0    // nobody is making one in that moment, and nothing hides behind it
 	host.initial = true // all these processes are in sight, as there
 	root := fmt.Sprintf("/proc/%d/root", w.this.cmd.Process.Pid)
 	for _, tr := range w.truths {
@@ -281,7 +282,7 @@ func (w *world) judge(alone bool, dir string) {
 			d.Close()
 			w.check(tr, f, false)
 		}
-		o := order{Do: "look", Path: tr.path, Kind: tr.kind, Exclude: []string{"/excl"}, Made: "/made"}
+		o := order{Do: "look", Path: tr.path, Kind: tr.kind, Exclude: []string{"/excl"}, Made: "/made", Newborn: true}
 		f := w.this.must(o).Finding
 		w.check(tr, f, alone)
 		if f.Verdict == Stale {

@@ -155,6 +155,7 @@ type Judge struct {
 	// restored says that we are in a time namespace, into which CRIU puts what it
 	// restores from a checkpoint: then processes may be older than they seem.
 	restored bool
+	newborn  int64 // see there
 }
 
 // New makes a Judge. It fails where a directory of Options.Exclusive cannot be
@@ -163,7 +164,7 @@ func New(ctx context.Context, o Options) (*Judge, error) {
 	if o.Proc == nil {
 		return nil, errors.New("stale: Options.Proc is missing")
 	}
-	j := &Judge{opts: o, proc: o.Proc}
+	j := &Judge{opts: o, proc: o.Proc, newborn: newborn}
 	for _, path := range o.Exclusive {
 		p, err := j.place(path)
 		if err != nil {
