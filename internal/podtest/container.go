@@ -80,17 +80,6 @@ func (p *Podman) Create(t testing.TB, name string, args ...string) *Container {
 	return c
 }
 
-// HostID is the number on the machine of the user or group id of a container.
-func (p *Podman) HostID(id int) int {
-	switch {
-	case p.user == nil:
-		return id
-	case id == 0:
-		return nobody
-	}
-	return firstSub + id - 1
-}
-
 // Running is a container between its start and its end.
 type Running struct {
 	// PID is the container's first process, as the test sees it: /proc/PID/root is

@@ -7,10 +7,31 @@ import (
 	"github.com/slashrun/slashrun/internal/podtest"
 )
 
+// The images that the scenes of a test need are built in it once.
 func TestRootful(t *testing.T) {
-	inWorld(t, false, podtest.Overlay, []string{"nginx", "redis", "apache2", "postgresql", "rails"}, func(t *testing.T, w *world) {
+	inWorld(t, false, podtest.Overlay, all, func(t *testing.T, w *world) {
 		t.Run("without", func(t *testing.T) { testFailures(t, w) })
+		t.Run("with", func(t *testing.T) { runScenes(t, w, false) })
+		t.Run("beside", func(t *testing.T) { testNeighbours(t, w) })
 	})
+}
+
+func TestRootless(t *testing.T) {
+	inWorld(t, true, podtest.Overlay, all, func(t *testing.T, w *world) {
+		t.Run("with", func(t *testing.T) { runScenes(t, w, true) })
+	})
+}
+
+// Where containers are copies of the image (the driver vfs), the root is no overlay; and
+// this image has nothing but two programs.
+func TestCopiedRoot(t *testing.T) {
+	for name, rootless := range map[string]bool{"rootful": false, "rootless": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, rootless, podtest.VFS, []string{"rails"}, func(t *testing.T, w *world) {
+				scene{name: "copied root"}.run(t, w, "rails")
+			})
+		})
+	}
 }
 
 // containerName makes a name of t's.

@@ -96,6 +96,7 @@ func (w *world) buildImages(t *testing.T, archive, programs string, names []stri
 			debian = true
 		}
 		w.Build(t, context, "localhost/example-"+name)
+		w.checkImage(t, name)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ type service struct {
 	ask func(ctx context.Context, r *podtest.Running) error
 	// plant leaves what an earlier run might have left.
 	plant func(v *vandal)
+	// gone is what of it the service does not replace, so slashrun has removed it.
+	gone []string
 }
 
 var services = map[string]service{
@@ -35,51 +38,50 @@ var services = map[string]service{
 			return httpAnswer(ctx, unixDial(r, "/run/nginx/http.sock"), "nginx answers")
 		},
 		plant: func(v *vandal) {
-			v.pidFile("/run/nginx/nginx.pid", 1, 0)
-			v.socket("/run/nginx/old.sock", 0)
-			v.socket("/run/nginx/http.sock", 0)
+			v.pidFile("/run/nginx/nginx.pid", 1)
+			v.socket("/run/nginx/old.sock")
+			v.socket("/run/nginx/http.sock")
 		},
+		gone: []string{"/run/nginx/old.sock"},
 	},
 	"redis": {
 		ask: redisAnswer,
 		plant: func(v *vandal) {
-			v.pidFile("/run/redis/redis-server.pid", 1, userRedis)
-			v.socket("/run/redis/redis.sock", userRedis)
-			v.socket("/run/redis/old.sock", userRedis)
+			v.pidFile("/run/redis/redis-server.pid", 1)
+			v.socket("/run/redis/redis.sock")
+			v.socket("/run/redis/old.sock")
 		},
+		gone: []string{"/run/redis/old.sock"},
 	},
 	"apache2": {
 		ask: func(ctx context.Context, r *podtest.Running) error {
 			return httpAnswer(ctx, tcpDial(r, "127.0.0.1:80"), "It works!")
 		},
 		plant: func(v *vandal) {
-			v.pidFile("/run/apache2/apache2.pid", 1, 0) // what says: already running
-			v.pidFile("/run/lock/apache2/old.lock", 1, 0)
+			v.pidFile("/run/apache2/apache2.pid", 1) // what says: already running
+			v.socket("/run/apache2/old.sock")
 		},
+		gone: []string{"/run/apache2/old.sock"},
 	},
 	"postgresql": {
 		ask: postgresAnswer,
 		plant: func(v *vandal) {
 			// PID 2 will be somebody else: see the command of the scenes.
-			v.pidFile("/var/lib/postgresql/15/main/postmaster.pid", 2, userPostgres)
-			v.pidFile("/run/postgresql/.s.PGSQL.5432.lock", 2, userPostgres)
-			v.pidFile("/run/postgresql/15-main.pid", 1, userPostgres)
-			v.socket("/run/postgresql/.s.PGSQL.5432", userPostgres)
+			v.pidFile("/var/lib/postgresql/15/main/postmaster.pid", 2)
+			v.pidFile("/run/postgresql/.s.PGSQL.5432.lock", 2)
+			v.pidFile("/run/postgresql/15-main.pid", 1)
+			v.socket("/run/postgresql/.s.PGSQL.5432")
+			v.socket("/run/postgresql/old.sock")
 		},
+		gone: []string{"/run/postgresql/old.sock"},
 	},
 	"rails": {
 		ask: func(ctx context.Context, r *podtest.Running) error {
 			return httpAnswer(ctx, tcpDial(r, "127.0.0.1:3000"), "rails answers")
 		},
-		plant: func(v *vandal) { v.pidFile("/app/tmp/pids/server.pid", 1, 0) },
+		plant: func(v *vandal) { v.pidFile("/app/tmp/pids/server.pid", 1) },
 	},
 }
-
-// Users of the Debian packages in the tree; TestUsers holds that they are so.
-const (
-	userPostgres = 101
-	userRedis    = 102
-)
 
 // ready asks until the service answers right, and fails t if the container ends or
 // the patience does.
@@ -211,8 +213,11 @@ func postgresAnswer(ctx context.Context, r *podtest.Running) error {
 		return err
 	}
 	conn.Close()
-	user := strconv.Itoa(userPostgres)
-	args := []string{"--target=" + strconv.Itoa(r.PID), "--mount", "--pid", "--net", "--ipc", "--root", "--wdns=/", "--setuid=" + user, "--setgid=" + user}
+	uid, gid, err := userOf(r, "postgres")
+	if err != nil {
+		return err
+	}
+	args := []string{"--target=" + strconv.Itoa(r.PID), "--mount", "--pid", "--net", "--ipc", "--root", "--wdns=/", "--setuid=" + uid, "--setgid=" + gid}
 	here, err := os.Readlink("/proc/self/ns/user")
 	if err != nil {
 		return err
@@ -234,28 +239,38 @@ func postgresAnswer(ctx context.Context, r *podtest.Running) error {
 	return nil
 }
 
+// userOf looks up a user of the container.
+func userOf(r *podtest.Running, name string) (uid, gid string, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/etc/passwd", r.PID))
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Split(line, ":"); len(f) > 3 && f[0] == name {
+			return f[2], f[3], nil
+		}
+	}
+	return "", "", errors.Join(err, fmt.Errorf("no user %s in the container", name))
+}
+
 // A vandal plants leftovers in a running container that is about to be killed, where
 // they replace what is there.
 type vandal struct {
-	w    *world
 	root string
 	errs []error
 }
 
-func (w *world) vandal(r *podtest.Running) *vandal {
-	return &vandal{w: w, root: fmt.Sprintf("/proc/%d/root", r.PID)}
+func newVandal(r *podtest.Running) *vandal {
+	return &vandal{root: fmt.Sprintf("/proc/%d/root", r.PID)}
 }
 
-// pidFile is a file with a PID, a newline after it, owned by the container's user.
-func (v *vandal) pidFile(path string, pid, user int) {
-	v.replace(path, user, func(path string) error {
+// pidFile is a file with a PID and a newline.
+func (v *vandal) pidFile(path string, pid int) {
+	v.replace(path, func(path string) error {
 		return os.WriteFile(path, []byte(strconv.Itoa(pid)+"\n"), 0o644)
 	})
 }
 
 // socket is a socket that nobody is bound to.
-func (v *vandal) socket(path string, user int) {
-	v.replace(path, user, func(path string) error {
+func (v *vandal) socket(path string) {
+	v.replace(path, func(path string) error {
 		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -265,16 +280,29 @@ func (v *vandal) socket(path string, user int) {
 	})
 }
 
-func (v *vandal) replace(path string, user int, plant func(path string) error) {
+// replace makes the file as the owner of the directory. As root it cannot, where root
+// is nobody in the container's user namespace.
+func (v *vandal) replace(path string, plant func(path string) error) {
 	path = v.root + path
-	err := os.Remove(path)
-	if err == nil || errors.Is(err, os.ErrNotExist) {
-		err = plant(path)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this function
+		var st syscall.Stat_t
+		err := syscall.Stat(filepath.Dir(path), &st)
+		if err == nil {
+			err = errors.Join(syscall.Setfsgid(int(st.Gid)), syscall.Setfsuid(int(st.Uid)))
+		}
+		if err == nil {
+			err = os.Remove(path)
+		}
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			err = plant(path)
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		v.errs = append(v.errs, fmt.Errorf("%s: %w", path, err))
 	}
-	if err == nil {
-		err = os.Lchown(path, v.w.HostID(user), v.w.HostID(user))
-	}
-	v.errs = append(v.errs, err)
 }
 
 // check fails t where something could not be planted.
