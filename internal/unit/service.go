@@ -135,7 +135,15 @@ func (u *Unit) directories(s *Service, value string, r *specifier.Resolver) erro
 			break
 		}
 		value = rest
-		if err := u.directory(s, word, r); err != nil {
+		if strings.Trim(word, ":") == "" {
+			return errors.Join(append(errs, fmt.Errorf("%q names nothing; the rest of the line does not count", word))...)
+		}
+		var bad *quoting.Error
+		err = u.directory(s, word, r)
+		if errors.As(err, &bad) {
+			return errors.Join(append(errs, fmt.Errorf("%w; the rest of the line does not count", err))...)
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -155,19 +163,18 @@ func (u *Unit) directory(s *Service, word string, r *specifier.Resolver) error {
 	if name == "private" || strings.HasPrefix(name, "private/") {
 		return fmt.Errorf("%q is systemd's own directory; it does not count", name)
 	}
+	link := ""
+	if len(parts) > 1 {
+		if link, err = u.below(parts[1], r); err != nil {
+			return err
+		}
+	}
 	i := slices.IndexFunc(s.Directories, func(d Directory) bool { return d.Name == name })
 	if i < 0 {
 		i = len(s.Directories)
 		s.Directories = append(s.Directories, Directory{Name: name})
 	}
-	if len(parts) < 2 || parts[1] == "" {
-		return nil
-	}
-	link, err := u.below(parts[1], r)
-	if err != nil {
-		return err
-	}
-	if d := &s.Directories[i]; !slices.Contains(d.Links, link) {
+	if d := &s.Directories[i]; link != "" && !slices.Contains(d.Links, link) {
 		d.Links = append(d.Links, link)
 	}
 	return nil

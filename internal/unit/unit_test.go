@@ -43,8 +43,9 @@ func root(t testing.TB, files map[string]string) (*inroot.Root, string) {
 	return r, dir
 }
 
-func resolver(r *inroot.Root) *specifier.Resolver {
-	open := func(path string) (io.ReadCloser, error) { return r.OpenFile(path) }
+func resolver(*inroot.Root) *specifier.Resolver {
+	// systemd-analyze --root takes these from the machine.
+	open := func(path string) (io.ReadCloser, error) { return os.Open(path) }
 	return &specifier.Resolver{Rooted: true, Open: open, System: open, Getenv: func(string) string { return "" },
 		UserName:  func(uint32) (string, error) { return "", errors.New("none") },
 		GroupName: func(uint32) (string, error) { return "", errors.New("none") },
@@ -198,6 +199,10 @@ func dump(t *testing.T, r *inroot.Root, u *Unit) []string {
 	}
 	if s.Group != "" {
 		out = append(out, "Group: "+s.Group)
+	}
+	for i := range out { // what is compared with is cut at newlines and trimmed
+		out[i], _, _ = strings.Cut(out[i], "\n")
+		out[i] = strings.TrimSpace(out[i])
 	}
 	return out
 }
