@@ -41,6 +41,11 @@ func Open() (*Proc, error) {
 		}
 		linux.Close(fd)
 	}
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return nil, fmt.Errorf("/proc: %w", err) // which says nothing about /proc
+		}
+	}
 	ctx, err := linux.Fsopen("proc")
 	if err != nil {
 		return nil, fmt.Errorf("/proc is not mounted, and a procfs of our own cannot be made: %w; mount /proc first", err)

@@ -126,7 +126,7 @@ func ParsePID(s string) (int, error) {
 	v, ok := digits(s)
 	switch {
 	case !ok && len(s) > 20:
-		return 0, fmt.Errorf("is no process id: %q...", s[:20])
+		return 0, fmt.Errorf("is no process id: %q and more", s[:20])
 	case !ok:
 		return 0, fmt.Errorf("is no process id: %q", s)
 	case v == 0:
