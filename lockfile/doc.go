@@ -53,14 +53,16 @@
 // # Fairness
 //
 // The kernel serves those who want an exclusive lock in the order in which they
-// came. But shared holders who overlap never leave the file free: they keep a
-// writer waiting for as long as they like. With Options.Fair each first takes a
-// turnstile, an OFD lock on one byte far behind the end of the same file, waits
-// for the lock with it in hand, and gives it back: a writer who waits keeps all
-// who came later behind the turnstile. It costs two more system calls, needs
-// permission to write to the file, and binds only those who take part: a
-// flock(1) that does not know of the turnstile still excludes and is excluded,
-// and overtakes.
+// came (only who asks at the very moment of a release, before the next in the
+// queue has woken, may be faster). But shared holders who overlap never leave the
+// file free: they keep a writer waiting for as long as they like.
+//
+// With Options.Fair each first takes a turnstile, an OFD lock on one byte far
+// behind the end of the same file, waits for the lock with it in hand, and gives
+// it back: a writer who waits keeps all who came later behind the turnstile. It
+// costs two more system calls, needs permission to write to the file, and binds
+// only those who take part: a flock(1) that does not know of the turnstile still
+// excludes and is excluded, and overtakes.
 //
 // # Changing from shared to exclusive
 //
@@ -88,10 +90,11 @@
 //
 // # When not to use it
 //
-// Between goroutines of one process: sync.Mutex. On a network file system that
+// Between goroutines of one process: sync.Mutex. For thousands of waits at a time
+// in one process: each takes an OS thread. On a network file system that
 // several machines mount: flock is local to a machine on some, and held for ever
 // by a machine that died on others. For a file in a directory where others
 // may write (/run/lock on Debian): any of them can hold your lock; take a
 // directory of your own below /run. As a proof that a daemon lives: see package
-// pidfile.
+// pidfile. The package is for Linux on 64-bit machines.
 package lockfile

@@ -464,6 +464,37 @@ func TestInjectedErrors(t *testing.T) {
 	}
 }
 
+// A waiter that is stopped and continued queues again, and is served.
+func TestStoppedWhileWaiting(t *testing.T) {
+	path := temp(t)
+	holder := open(t, path, Options{})
+	must(t, holder.TryLock())
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "LOCKFILE_TEST_ROLE=wait", "LOCKFILE_TEST_PATH="+path)
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	queued(t, path, 1)
+	must(t, cmd.Process.Signal(syscall.SIGSTOP))
+	var status syscall.WaitStatus
+	_, err = syscall.Wait4(cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+	must(t, err)
+	if !status.Stopped() {
+		t.Fatalf("%x", status)
+	}
+	must(t, cmd.Process.Signal(syscall.SIGCONT))
+	queued(t, path, 1)
+	must(t, holder.Unlock())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if line != "ready\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	in.Close()
+}
+
 // What a full, a read-only and a foreign directory answer.
 func TestFileSystems(t *testing.T) {
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) {

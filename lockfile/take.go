@@ -11,12 +11,13 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 )
 
-// maxReplaced bounds how often an attempt begins again because the file was
-// another one by the time it was locked. Each time somebody else got on.
+// maxReplaced bounds how often an attempt that does not wait begins again because
+// the file was another one by the time it was locked. Each time somebody else got
+// on, so one that waits is bounded by its context.
 const maxReplaced = 10_000
 
 func (l *Lock) take(ctx context.Context, want state, wait bool) error {
-	for range maxReplaced {
+	for n := 0; wait || n < maxReplaced; n++ {
 		if err := ctx.Err(); err != nil {
 			return because(ctx)
 		}
