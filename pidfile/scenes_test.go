@@ -233,11 +233,40 @@ func TestBareFile(t *testing.T) {
 		second := startAs(t, 3000)
 		ago := time.Now().Add(-time.Minute)
 		must(t, os.Chtimes(path, ago, ago))
-		err = Signal(path, syscall.SIGKILL)
-		if !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrUncertain) {
-			t.Errorf("the number of another: %v", err)
+		// What changes the inode and not the content says nothing about the process.
+		for what, touch := range map[string]func() error{
+			"chown": func() error { return os.Chown(path, 0, 0) }, "chmod": func() error { return os.Chmod(path, 0o644) },
+			"link":   func() error { return errors.Join(os.Link(path, path+"2"), os.Remove(path+"2")) },
+			"rename": func() error { return errors.Join(os.Rename(path, path+"2"), os.Rename(path+"2", path)) },
+			"future": func() error { future := time.Now().Add(time.Hour); return os.Chtimes(path, future, future) },
+		} {
+			must(t, os.Chtimes(path, ago, ago))
+			must(t, touch())
+			err = Signal(path, syscall.SIGKILL)
+			if !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrUncertain) {
+				t.Errorf("the number of another, after %s: %v", what, err)
+			}
+			second.alive(t, what)
 		}
-		second.alive(t, "reused number")
+	})
+}
+
+// A container starts again, and finds the number of yesterday in the file of a
+// program that locks nothing.
+func TestCreateOverALeftBareFile(t *testing.T) {
+	bareTest(t, func(t *testing.T, path string) {
+		for _, text := range []string{"4321\n", "4321", strconv.Itoa(os.Getpid()) + "\n"} {
+			must(t, os.WriteFile(path, []byte(text), 0o644))
+			if s, err := Check(path); err != nil || s.Verdict != Stale && s.PID == 4321 {
+				t.Errorf("%q: %+v, %v", text, s, err)
+			}
+			f, err := Create(path)
+			if err != nil {
+				t.Errorf("%q: %v", text, err)
+				continue
+			}
+			must(t, f.Close())
+		}
 	})
 }
 

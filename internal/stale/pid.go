@@ -136,9 +136,9 @@ func (j *Judge) writtenFor(start uint64, o *object) error {
 	if err != nil {
 		return err
 	}
-	// The content is no younger than this; chmod, chown and rename make the change
-	// time younger.
-	w := o.st.Mtime
+	// Not o.written(): chmod, chown and rename make the change time younger than the
+	// content. A modification time that was set into the future does not count.
+	w := min(o.st.Mtime, o.st.Ctime)
 	switch started := int64(start)*tick + offset; {
 	case w > now+coarse:
 		return errors.New("the file's time is in the future")
