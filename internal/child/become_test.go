@@ -99,7 +99,7 @@ func TestStatus(t *testing.T) {
 				}
 				env := c.env
 				if env == nil {
-					env = os.Environ()
+					env = []string{"PATH=/usr/bin:/bin"}
 				}
 				cmd := execCommand(t, append(flags, "--", c.arg)...)
 				cmd.Env, cmd.Dir = env, dir

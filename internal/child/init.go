@@ -184,10 +184,7 @@ func start(c Command) (pid int, err error) {
 		sys.Foreground, sys.Ctty = true, 0
 	}
 	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}, Sys: sys}
-	done := make(chan struct{})
-	run := func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: a thread with the command's credentials is fit for nothing else
+	onDyingThread(func() {
 		if err = prepare(&c); err != nil {
 			return
 		}
@@ -200,21 +197,27 @@ func start(c Command) (pid int, err error) {
 			pid, err = linux.ForkExec(path, c.Args, attr)
 			return err
 		})
-	}
+	})
+	return pid, err
+}
+
+// onDyingThread runs f on a thread that ends with it: one that has the credentials
+// of the command is fit for nothing else. That is never the thread that the process
+// began with, which would not end, and whose credentials the kernel takes for those
+// of the process where it asks who may signal it.
+func onDyingThread(f func()) {
+	done := make(chan struct{})
 	go func() {
-		// The main thread never ends, and its credentials are what kill(2) and
-		// prlimit(2) of the command's user go by: it must not become that user.
+		defer close(done)
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if !linux.OnMainThread() {
-			run() // keeps the thread locked
+		if linux.OnMainThread() {
+			onDyingThread(f) // which is on another one while this goroutine has it
+			runtime.UnlockOSThread()
 			return
 		}
-		go run()
-		<-done
+		f()
 	}()
 	<-done
-	return pid, err
 }
 
 // settle makes ready for a long life, while the command already runs.
