@@ -29,11 +29,25 @@ func (p *Proc) Company(ctx context.Context) (Company, error) {
 	if err := p.ours(); err != nil {
 		return c, err
 	}
-	list, err := p.list()
-	if err != nil {
-		return c, err
+	var list, before []Stat
+	for range 4 {
+		var err error
+		if list, err = p.list(); err != nil {
+			return c, err
+		}
+		// A list is not made at one moment: who is forked while it is made, by one
+		// that ends then, may be in none of its parts. If nobody came meanwhile it is
+		// whole.
+		if before != nil && !newcomer(before, list) {
+			break
+		}
+		before, list = list, nil
 	}
 	c.Incomplete = p.hidden()
+	if list == nil {
+		list = before
+		c.Incomplete = "processes come and go while they are listed"
+	}
 	kin := p.kin(list)
 	byPID := make(map[int]Process, len(kin))
 	for _, st := range list {
@@ -61,6 +75,41 @@ func (p *Proc) Company(ctx context.Context) (Company, error) {
 	return c, ctx.Err()
 }
 
+// newcomer reports whether there is a process in the list after that is not in the
+// list before.
+func newcomer(before, after []Stat) bool {
+	start := make(map[int]uint64, len(before))
+	for _, st := range before {
+		start[st.PID] = st.Start
+	}
+	return slices.ContainsFunc(after, func(st Stat) bool {
+		was, ok := start[st.PID]
+		return !ok || was != st.Start
+	})
+}
+
+// lively is the directory in the procfs that tells of a living process: its own,
+// or where its first thread has ended (pthread_exit(3) in main), which leaves a
+// directory with nothing in it, that of a thread that lives.
+func (p *Proc) lively(st Stat) string {
+	at := strconv.Itoa(st.PID)
+	if st.State != 'Z' {
+		return at
+	}
+	threads, err := p.names(at + "/task")
+	if err != nil {
+		return at
+	}
+	for _, tid := range threads {
+		if b, err := p.ReadFile(at + "/task/" + tid + "/stat"); err == nil {
+			if t, err := ParseStat(b); err == nil && t.State != 'Z' && t.State != 'X' {
+				return at + "/task/" + tid
+			}
+		}
+	}
+	return at
+}
+
 // OwnNumbers returns nil if the numbers of this procfs are those of our own PID
 // namespace, so that they mean to a system call what they mean here.
 func (p *Proc) OwnNumbers() error { return p.ours() }
@@ -74,7 +123,14 @@ func (p *Proc) PIDNamespace() uint64 { return p.pidNamespace(p.self) }
 // not count. A thread with a descriptor table of its own is not seen. An error
 // means that it cannot be told; a process that has ended holds nothing.
 func (p *Proc) Holds(pid int, dev, ino uint64, except ...int) (how string, err error) {
-	at := strconv.Itoa(pid) + "/"
+	st, err := p.stat(pid)
+	if errors.Is(err, ErrNoProcess) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	at := p.lively(st) + "/"
 	match := func(link string) (bool, error) {
 		var st syscall.Stat_t
 		err := linux.Fstatat(p.fd, at+link, linux.AT_NO_AUTOMOUNT, &st)
@@ -135,27 +191,45 @@ func (p *Proc) Tables(ctx context.Context, visit func(who Process, foreign bool,
 		if st.Kernel() || st.Dead() {
 			continue
 		}
-		at := strconv.Itoa(st.PID)
-		theirs, err := p.view(at)
-		if gone(err) || err == nil && seen[theirs] {
-			continue
+		at := p.lively(st)
+		places := []string{at}
+		if ns, err := linux.Readlinkat(p.fd, at+"/ns/pid"); err == nil && ns != ours[0] {
+			// Its threads share the PID namespace, and may have other mounts.
+			if threads, err := p.names(strconv.Itoa(st.PID) + "/task"); err == nil {
+				for _, tid := range threads {
+					places = append(places, strconv.Itoa(st.PID)+"/task/"+tid)
+				}
+			}
 		}
-		if err != nil {
-			return unseen(st, "namespaces", err)
-		}
-		table, err := p.ReadFile(at + "/mountinfo")
-		if gone(err) || errors.Is(err, syscall.EINVAL) { // EINVAL: it is about to end and has no namespace any more
-			continue
-		}
-		if err != nil {
-			return unseen(st, "mounts", err)
-		}
-		seen[theirs] = true
-		if !visit(Process{st.PID, st.Comm}, theirs[0] != ours[0], table) {
-			return nil
+		for _, at := range places {
+			more, err := p.tableOf(st, at, ours[0], seen, visit)
+			if err != nil || !more {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// tableOf visits the mount table of one process or thread, unless one like it was
+// seen. What has ended meanwhile has none.
+func (p *Proc) tableOf(st Stat, at, ours string, seen map[[3]string]bool, visit func(Process, bool, []byte) bool) (more bool, err error) {
+	theirs, err := p.view(at)
+	if gone(err) || err == nil && seen[theirs] {
+		return true, nil
+	}
+	if err != nil {
+		return false, unseen(st, "namespaces", err)
+	}
+	table, err := p.ReadFile(at + "/mountinfo")
+	if gone(err) || errors.Is(err, syscall.EINVAL) { // EINVAL: it is about to end and has no namespace any more
+		return true, nil
+	}
+	if err != nil {
+		return false, unseen(st, "mounts", err)
+	}
+	seen[theirs] = true
+	return visit(Process{st.PID, st.Comm}, theirs[0] != ours, table), nil
 }
 
 // view is what decides what a process sees: its PID namespace, its mount namespace
@@ -183,7 +257,7 @@ func (p *Proc) Inhabitant(ctx context.Context, ns uint64) (Process, error) {
 		if st.Kernel() || st.Dead() {
 			continue
 		}
-		link, err := linux.Readlinkat(p.fd, strconv.Itoa(st.PID)+"/ns/pid")
+		link, err := linux.Readlinkat(p.fd, p.lively(st)+"/ns/pid")
 		switch {
 		case gone(err):
 		case err != nil:

@@ -87,10 +87,22 @@ func agentMain() {
 	syscall.CloseOnExec(3)
 	syscall.CloseOnExec(4)
 	a := &agentState{children: map[int]*os.Process{}, sockets: map[string]int{}, files: map[string]int{}}
+	a.obey(in, out)
+}
+
+// The main goroutine stays on the first thread, so that an agent can end that one.
+func init() { runtime.LockOSThread() }
+
+func (a *agentState) obey(in *json.Decoder, out *json.Encoder) {
 	for {
 		var o order
 		if err := in.Decode(&o); err != nil {
 			os.Exit(0)
+		}
+		if o.Do == "leaderless" { // go on without the first thread, which is the one that runs this
+			go a.obey(in, out)
+			out.Encode(reply{})
+			syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
 		}
 		var r reply
 		if err := a.do(o, &r); err != nil {
@@ -117,6 +129,8 @@ func (a *agentState) do(o order, r *reply) (err error) {
 	switch o.Do {
 	case "box":
 		return o.Box.enter()
+	case "overlay": // on Path, with the layer To
+		return linux.Mount("overlay", o.Path, "overlay", 0, "lowerdir="+o.Text+",upperdir="+o.To+",workdir="+o.To+".work")
 	case "mkdir":
 		return os.Mkdir(o.Path, 0o755)
 	case "mkfifo":

@@ -14,6 +14,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/sockdiag"
 )
 
@@ -162,11 +163,12 @@ func TestAttackerOwnsTheDirectory(t *testing.T) {
 		must(t, err)
 		defer d.Close()
 		counts := map[string]int{}
-		tries := 40000
+		const tries = 40000
+		enough := orphans / 2
 		if testing.Short() {
-			tries = 500
+			enough = orphans / 10
 		}
-		for i := 0; i < tries && counts["removed"] < orphans/2; i++ {
+		for i := 0; i < tries && (counts["removed"] < enough || counts["changed"] == 0); i++ {
 			f, err := j.Look(context.Background(), d, "s", dir+"/s", Socket)
 			if err != nil {
 				counts["look: "+errno(err)]++
@@ -191,7 +193,9 @@ func TestAttackerOwnsTheDirectory(t *testing.T) {
 		var swaps, boxes int
 		fmt.Sscan(out.String(), &swaps, &boxes)
 		t.Logf("%d exchanges (%d of our boxes): %v", swaps, boxes, counts)
-		if swaps < 1000 || counts["removed"] == 0 || counts["changed"] == 0 {
+		// Under these profiles the attacker has no renameat2(2) either.
+		denied := strings.HasPrefix(string(seccomptest.Current()), "old")
+		if !denied && (swaps < 100 || counts["removed"] == 0 || counts["changed"] == 0) {
 			t.Error("the attack was none")
 		}
 		for _, h := range all {

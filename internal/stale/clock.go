@@ -92,8 +92,8 @@ func (j *Judge) before(o *object) error { return j.older(o, o.written()) }
 
 // older returns nil if the time w of an inode's is before this run.
 func (j *Judge) older(o *object, w int64) error {
-	if !localTypes[o.ground.mount.FSType] {
-		return fmt.Errorf("its times are of another machine's clock (%s)", o.ground.mount.FSType)
+	if err := o.ground.timed(); err != nil {
+		return err
 	}
 	c := j.readClock()
 	switch {
@@ -106,6 +106,23 @@ func (j *Judge) older(o *object, w int64) error {
 	}
 	return nil
 }
+
+// timed returns nil if the times of files on the ground are those of our clock, to
+// a second at worst. FAT counts two seconds, in some time zone; a server has a clock
+// of its own.
+func (g *ground) timed() error {
+	switch {
+	case g.mount == nil || !localTypes[g.mount.FSType]:
+		return errors.New("its times may be of another machine's clock")
+	case coarseTypes[g.mount.FSType]:
+		return fmt.Errorf("the times of %s are too coarse", g.mount.FSType)
+	}
+	return nil
+}
+
+// coarseTypes are local file systems whose times are not to a second, or that keep
+// none.
+var coarseTypes = map[string]bool{"vfat": true, "msdos": true, "exfat": true, "ntfs3": true, "iso9660": true, "squashfs": true, "erofs": true}
 
 // startMargin is by how much a process must be younger than a file to be another
 // one than wrote it, and stepTolerance how much the clock's offset may differ
@@ -123,6 +140,9 @@ const (
 // written. The stamp shows that it was not set since the stamp was made; and a
 // process that is younger than the stamp cannot have written a file before it.
 func (j *Judge) younger(start uint64, o *object) (bool, error) {
+	if err := o.ground.timed(); err != nil {
+		return false, err
+	}
 	now, offset, err := j.clocks()
 	if err != nil {
 		return false, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/sockdiag"
 )
 
 // ground is what is known of the place that an object lies in.
@@ -132,6 +134,8 @@ type seen struct {
 	table []mounts.Mount
 	who   process.Company
 	at    time.Time // of who
+	socks []sockdiag.Socket
+	when  time.Time // of socks
 }
 
 // mounts is the mount table, read and parsed again only if a mount came or went.
@@ -166,6 +170,18 @@ func (s *seen) company(ctx context.Context, p *process.Proc, fresh bool) (proces
 		s.who, s.at = c, time.Now()
 	}
 	return c, err
+}
+
+// sockets is the list of this network namespace, which may be a second old: it only
+// ever speaks for life. Empty where the kernel gives none.
+func (s *seen) sockets() []sockdiag.Socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.when.IsZero() || time.Since(s.when) > time.Second {
+		s.socks, _ = sockdiag.Dump()
+		s.when = time.Now()
+	}
+	return s.socks
 }
 
 const companyLasts = 5 * time.Millisecond
@@ -227,7 +243,7 @@ func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) 
 	if root.Root == "/" && !containerTypes[root.FSType] {
 		return no("/ is the whole of a file system (%s), as a machine's is", root.FSType)
 	}
-	if where, ok := root.Option("upperdir"); ok && strings.HasPrefix(where, "/") && seen(where) {
+	if where, ok := upperdir(root); ok && strings.HasPrefix(where, "/") && seen(where) {
 		return no("the upper layer of / is in sight, in %s", where)
 	}
 	procs := 0
@@ -360,8 +376,36 @@ func reaches(table []mounts.Mount, g *ground, o *object) string {
 // upper reports whether the directory is in the upper layer of an overlay, whose
 // options tell its path. One that is not absolute may be anywhere.
 func upper(m *mounts.Mount, dir string) bool {
-	u, ok := m.Option("upperdir")
+	u, ok := upperdir(m)
 	return ok && (!strings.HasPrefix(u, "/") || under(dir, u))
+}
+
+// upperdir is that option of an overlay. overlayfs puts a backslash before commas
+// and backslashes of a path, and the kernel then writes those as octal digits
+// (seq_show_option), so that every plain comma ends an option.
+func upperdir(m *mounts.Mount) (string, bool) {
+	text, ok := m.Option("upperdir")
+	if !ok || m.FSType != "overlay" {
+		return "", false
+	}
+	var once, path []byte
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' && i+3 < len(text) {
+			if v, err := strconv.ParseUint(text[i+1:i+4], 8, 8); err == nil {
+				once = append(once, byte(v))
+				i += 3
+				continue
+			}
+		}
+		once = append(once, text[i])
+	}
+	for i := 0; i < len(once); i++ {
+		if once[i] == '\\' && i+1 < len(once) {
+			i++
+		}
+		path = append(path, once[i])
+	}
+	return string(path), true
 }
 
 // layer says why the directory may be in the upper layer of somebody's overlay,

@@ -41,14 +41,12 @@ func (j *Judge) socket(ctx context.Context, f *Finding, o *object) error {
 		f.decide(Stale, ConnectRefused, "nothing is bound to the socket, and nobody can be about to")
 		return nil
 	}
-	if !o.ground.exclusive {
-		switch why, err := j.layer(ctx, o.ground); {
-		case err != nil:
-			return err
-		case why != "":
-			f.decide(CannotTell, Layer, "nothing is bound to it here, but %s, where another inode counts", why)
-			return nil
-		}
+	switch why, err := j.layer(ctx, o.ground); {
+	case err != nil:
+		return err
+	case why != "":
+		f.decide(CannotTell, Layer, "nothing is bound to it here, but %s, where another inode counts", why)
+		return nil
 	}
 	now, _, err := j.clocks()
 	if age := now - o.born(); err != nil || age < j.newborn {
@@ -66,10 +64,7 @@ func (j *Judge) inDump(o *object) *sockdiag.Socket {
 	if m == nil {
 		return nil
 	}
-	list, err := sockdiag.Dump()
-	if err != nil {
-		return nil
-	}
+	list := j.seen.sockets()
 	for i := range list {
 		if list[i].File.Is(m.Major, m.Minor, o.st.Ino) {
 			return &list[i]
@@ -186,9 +181,19 @@ func (j *Judge) record(f *Finding, o *object) (r *process.Record, ok bool, err e
 // maxContent is more than ParseRecord takes.
 const maxContent = 4096 + 1
 
+// open opens the held file for reading, and leaves its access time alone where the
+// kernel allows that: for its owner, and with CAP_FOWNER.
+func (o *object) open() (int, error) {
+	fd, err := o.node.OpenFile(linux.O_RDONLY | linux.O_NOATIME)
+	if errors.Is(err, syscall.EPERM) {
+		fd, err = o.node.OpenFile(linux.O_RDONLY)
+	}
+	return fd, err
+}
+
 // content reads the held file through its descriptor.
 func content(o *object) ([]byte, error) {
-	fd, err := o.node.OpenFile(linux.O_RDONLY)
+	fd, err := o.open()
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // fail who starts right then. In the act flock(2) is taken, and o holds it until
 // it is closed.
 func (j *Judge) unlocked(f *Finding, o *object) bool {
-	fd, err := o.node.OpenFile(linux.O_RDONLY)
+	fd, err := o.open()
 	if err != nil {
 		f.decide(CannotTell, NoPermission, "it cannot be opened to look for locks: %v", err)
 		return false

@@ -61,6 +61,9 @@ func (f *Finding) remove(ctx context.Context) error {
 		return fmt.Errorf("%w: it is %q now: %s", ErrChanged, again.Verdict, again.Why())
 	}
 	if err := a.take(); err != nil {
+		if o.st.IsDir() && errors.Is(err, syscall.EXDEV) { // of an overlay's lower layer
+			return f.dir.Rmdir(f.name) // only ever an empty directory
+		}
 		return err
 	}
 	if err := f.proveAside(ctx, a, o); err != nil {
@@ -120,7 +123,7 @@ func newAside(from *fsat.Dir, name string) (*aside, error) {
 			a.dir, a.box, a.name = from, "", fsat.TempName()
 			return a, nil
 		}
-		return nil, err
+		return nil, fmt.Errorf("it cannot be taken aside: %w", err)
 	}
 	if a.dir, err = openBox(from, a.box); err != nil {
 		from.Rmdir(a.box) // fails, as it must, if it is not the empty one of ours

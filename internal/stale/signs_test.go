@@ -1,12 +1,15 @@
 package stale
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/mounts"
+	"github.com/slashrun/slashrun/internal/process"
 )
 
 // Mount tables of containers, and of what looks like one.
@@ -162,6 +165,80 @@ func TestUpperLayer(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The same with an overlay of our own making, on exclusive ground.
+func TestUpperLayerOfOurOwn(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		tree := t.TempDir()
+		a := contain(t, box{Root: "tree", Dir: tree}, 0)
+		for _, d := range []string{"/low", "/m", "/u, x", "/u, x.work"} {
+			a.must(order{Do: "mkdir", Path: d})
+		}
+		a.must(order{Do: "overlay", Path: "/m", Text: "/low", To: `/u\, x`})
+		a.must(order{Do: "bind", Path: "/m/s", Type: syscall.SOCK_STREAM, Backlog: 1})
+		if !exists(tree + "/u, x/s") {
+			t.Fatal("not there")
+		}
+		f := a.must(order{Do: "look", Path: "/u, x/s", Newborn: true}).Finding
+		want(t, f, CannotTell, Layer)
+		has(t, f, Alone)
+	})
+}
+
+// A process whose first thread has ended lives on in the others, and its own
+// directory in /proc says nothing of where it is.
+func TestNamespaceWithoutALeader(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		vol := t.TempDir()
+		must(t, os.WriteFile(vol+"/x.pid", []byte("4194000\n"), 0o644))
+		j := newJudge(t, Options{})
+		j.initial = true
+		a := contain(t, box{Root: "overlay", Dir: layers(t), Lower: t.TempDir(), Binds: map[string]string{"/v": vol}}, 0)
+		want(t, look(t, j, vol+"/x.pid", Guess), CannotTell, ForeignNamespace)
+		a.must(order{Do: "leaderless"})
+		for { // until the kernel has done it
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
+			must(t, err)
+			if st, err := process.ParseStat(text); err == nil && st.State == 'Z' {
+				break
+			}
+		}
+		want(t, look(t, j, vol+"/x.pid", Guess), CannotTell, ForeignNamespace)
+		a.must(order{Do: "pid"}) // it lives
+	})
+}
+
+// Options of an overlay as the kernel writes them.
+func TestUpperdir(t *testing.T) {
+	for options, want := range map[string]string{
+		"rw,lowerdir=/l,upperdir=/u,workdir=/w":  "/u",
+		`rw,upperdir=/u\134\054\040x,workdir=/w`: "/u, x",
+		`rw,upperdir=/a\134\134b`:                `/a\b`,
+		"rw,lowerdir=/l":                         "",
+		"rw,upperdir=relative":                   "relative",
+	} {
+		m := mounts.Mount{FSType: "overlay", SuperOptions: options}
+		if got, ok := upperdir(&m); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v, want %q", options, got, ok, want)
+		}
+	}
+}
+
+// Times that are cut off to seconds stand for the whole second; some file systems
+// have no times that could be compared.
+func TestCoarseTimes(t *testing.T) {
+	const s = int64(time.Second)
+	for in, out := range map[int64]int64{5 * s: 6*s - 1, 5*s + 1: 5*s + 1} {
+		if got := latest(in); got != out {
+			t.Errorf("%d: %d, want %d", in, got, out)
+		}
+	}
+	for name, ok := range map[string]bool{"ext4": true, "tmpfs": true, "overlay": true, "vfat": false, "exfat": false, "nfs4": false} {
+		if err := (&ground{mount: &mounts.Mount{FSType: name}}).timed(); (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // Where /proc hides processes from us, nobody can be said to be alone.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -207,9 +208,18 @@ type object struct {
 // owner: a time that nobody can set but with the clock.
 func (o *object) written() int64 {
 	if o.ctime != 0 {
-		return max(o.st.Mtime, o.ctime)
+		return latest(max(o.st.Mtime, o.ctime))
 	}
-	return max(o.st.Mtime, o.st.Ctime)
+	return latest(max(o.st.Mtime, o.st.Ctime))
+}
+
+// latest is the latest time that t may stand for. File systems that count whole
+// seconds (ext4 with inodes of 128 bytes, ext3) cut the rest off.
+func latest(t int64) int64 {
+	if t%int64(time.Second) == 0 {
+		return t + int64(time.Second) - 1
+	}
+	return t
 }
 
 // Look judges the entry name of the directory dir, which must stay open for as
@@ -336,7 +346,7 @@ func identityOf(st *fsat.Stat, g *ground) Identity {
 // before Linux 6.6 or so), when it was changed.
 func (o *object) born() int64 {
 	if o.st.Btime != fsat.NoTime {
-		return o.st.Btime
+		return latest(o.st.Btime)
 	}
 	return o.written()
 }
