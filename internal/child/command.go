@@ -29,8 +29,9 @@ type Command struct {
 	Found Found
 	// NoNewPrivs says that nothing it executes gains privileges: prctl(2).
 	NoNewPrivs bool
-	// DropBounding empties the capability bounding set, so that no program that it
-	// executes has a capability, not even as root.
+	// DropBounding empties the capability bounding set, and with it the inheritable
+	// and ambient ones, so that no program that it executes has a capability, not
+	// even as root.
 	DropBounding bool
 }
 

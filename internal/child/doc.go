@@ -33,7 +33,8 @@
 //	ignored signals  as found for HUP and INT (nohup), CONT, TSTP, TTIN and TTOU; what
 //	                 all others were the runtime has overwritten: they are at their
 //	                 default, SIGPIPE too
-//	death signal     as found; a change of user would clear it
+//	death signal     as found after Become, though a change of user clears it; with
+//	                 Init it stays this process's, which forwards it
 //	umask, working   as found
 //	directory
 //
@@ -44,9 +45,10 @@
 //   - starts the command in a process group of its own, in the foreground of the
 //     terminal if this process had it;
 //   - forwards every signal that a Go program can have, to the command or to its
-//     group. What comes before the command is there reaches it then. Of one signal
-//     that comes several times before it is forwarded one is, real-time signals
-//     too. SIGPROF, SIGURG, 32 to 34 and those of faults (SIGSEGV) do nothing;
+//     group. TERM, INT, HUP, QUIT, USR1, USR2, WINCH, PWR, 37 and 38 (SIGRTMIN+3
+//     and +4) reach it also where they come after Hold and before the command is
+//     there; others are lost then. Of one signal that comes several times before it
+//     is forwarded one is, real-time signals too. SIGPROF, SIGURG, 32 to 34 and those of faults (SIGSEGV) do nothing;
 //   - reaps every process that becomes its child;
 //   - returns when the command has ended, and what is left then gets no signal from
 //     it: the kernel ends the rest of a PID namespace, and a subreaper's orphans

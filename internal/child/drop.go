@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 
@@ -17,6 +18,18 @@ func (c *Command) drop() error {
 	if c.DropBounding {
 		if err := linux.DropBounding(0); err != nil {
 			return fmt.Errorf("cannot empty the capability bounding set: %w; that takes CAP_SETPCAP", err)
+		}
+		// A program may also gain from these, root by its inheritable ones.
+		if err := clearAmbient(); err != nil {
+			return err
+		}
+		caps, err := linux.Capget()
+		if err != nil {
+			return err
+		}
+		caps.Inheritable = 0
+		if err := linux.Capset(caps); err != nil {
+			return err
 		}
 	}
 	if c.User != nil {
@@ -36,6 +49,14 @@ func (c *Command) drop() error {
 	return nil
 }
 
+func clearAmbient() error {
+	err := linux.ClearAmbient()
+	if errors.Is(err, syscall.EINVAL) { // before Linux 4.3 there are none
+		return nil
+	}
+	return err
+}
+
 // all is three times the same id: real, effective and saved.
 func all(id uint32) [3]uint32 { return [3]uint32{id, id, id} }
 
@@ -53,7 +74,7 @@ func (u *User) become() error {
 			groups = u.Groups
 		case already && errors.Is(err, syscall.EPERM):
 			// Whoever started this process gave it these groups with this user,
-			// and it has no right to have others.
+			// and it has no right to have others. See KeptGroups.
 		default:
 			return u.refused("setgroups", err)
 		}
@@ -72,7 +93,7 @@ func (u *User) become() error {
 		// Usually the kernel did that with the user id. It did not where the process
 		// was not root, or where the securebits say otherwise; and never for the
 		// inheritable set.
-		if err := linux.ClearAmbient(); err != nil && !errors.Is(err, syscall.EINVAL) { // before Linux 4.3 there are none
+		if err := clearAmbient(); err != nil {
 			return err
 		}
 		if err := linux.Capset(linux.CapSets{}); err != nil {
@@ -80,6 +101,24 @@ func (u *User) become() error {
 		}
 	}
 	return u.verify(groups, !already)
+}
+
+// KeptGroups returns the supplementary groups that the command will have in place
+// of u's. That is so only where this process is u already, by user and group, and
+// may not change its groups: a container that was started as that user, with more
+// groups on purpose (docker run --group-add, fsGroup of Kubernetes) or by mistake.
+// Nil says that the command has the groups of u.
+func (u *User) KeptGroups() ([]uint32, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	groups, err := linux.Getgroups()
+	if err != nil || linux.Getresuid() != all(u.UID) || linux.Getresgid() != all(u.GID) || sameGroups(groups, u.Groups) {
+		return nil, err
+	}
+	if err := linux.Setgroups(groups); errors.Is(err, syscall.EPERM) { // what it has: no change
+		return groups, nil
+	}
+	return nil, nil
 }
 
 // verify asks the kernel for all that become set, and for root back.

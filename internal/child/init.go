@@ -23,6 +23,9 @@ type Options struct {
 	// DeathSignal, unless 0, is what this process gets, and so the command, when the
 	// process that started it ends.
 	DeathSignal syscall.Signal
+	// Caught, unless nil, is told of each signal that comes before the command is
+	// there, from a goroutine of its own and while Hold may not have returned.
+	Caught func(syscall.Signal)
 	// Report, unless nil, is told of a signal that could not be forwarded. It is
 	// called from a goroutine of its own.
 	Report func(error)
@@ -42,10 +45,19 @@ type Init struct {
 	pending []syscall.Signal // came before the command was there, each once
 }
 
-// early are the signals that people send to end or to steer a process. They are
-// caught from Hold on, because one that comes before the command is there must
-// reach it; all others only from when it is there, because each costs time.
-var early = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+// early are the signals that people and container engines end or steer a process
+// with, in the order in which they are caught. That begins with Hold, because one
+// that comes before the command is there must reach it; the others follow when it
+// is there, because each costs time.
+var early = []syscall.Signal{
+	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
+	syscall.SIGWINCH,          // the STOPSIGNAL of images of httpd
+	syscall.SIGPWR, rtmin + 3, // and of images of init systems: LXC, systemd
+	rtmin + 4, // systemd: power off
+}
+
+// rtmin is SIGRTMIN of the C libraries, which keep the first two of the kernel's.
+const rtmin = 34
 
 // Hold begins to catch signals for a command that Run will start, and returns
 // while that still goes on. found is what Find found. Nothing else in the process
@@ -113,6 +125,9 @@ func (in *Init) forward(sig syscall.Signal) {
 			}
 		}
 		in.pending = append(in.pending, sig)
+		if in.opts.Caught != nil {
+			go in.opts.Caught(sig)
+		}
 	default:
 		pid := in.pid
 		if in.opts.Group {
@@ -122,6 +137,14 @@ func (in *Init) forward(sig syscall.Signal) {
 			go in.opts.Report(fmt.Errorf("signal %d (%v) cannot be forwarded to process %d: %w", int(sig), sig, in.pid, err))
 		}
 	}
+}
+
+// Pending returns the signals that have come since Hold, each once, in the order
+// in which they came: for whoever does not call Run but Become, or gives up.
+func (in *Init) Pending() []syscall.Signal {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clone(in.pending)
 }
 
 // Run starts the command, waits for its end and returns its exit status: its own,

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
@@ -124,18 +125,28 @@ func waitStatus(t *testing.T, pid int, field, want string) {
 // others.
 func TestEarlySignals(t *testing.T) {
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
-		for flood, want := range map[int]string{0: "0000000000004000", 5000: "0000000000004200"} { // ShdPnd: SIGUSR1 is 200, SIGTERM 4000
+		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} { // what runs the tests may ignore them
+			if err := linux.DefaultSignal(sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all := linux.Sigset(0).With(early...)
+		for flood, want := range map[int]string{0: maskOf(all &^ linux.Sigset(0).With(syscall.SIGUSR1)), 5000: maskOf(all)} {
 			t.Run(strconv.Itoa(flood), func(t *testing.T) {
 				// The command has them blocked from its first instruction on, so that
 				// the kernel can say which came, however early.
-				k := talk(t, execCommand(t, "-init", "-wait", "-mask", "0x4200", "--", "/bin/sleep", "60"), "")
+				k := talk(t, execCommand(t, "-init", "-wait", "-mask", "0xfffffffe7fffffff", "--", "/bin/sleep", "60"), "")
 				if got := k.line(t); got != "held" {
 					t.Fatalf("it says %q", got)
 				}
 				for range flood {
 					k.cmd.Process.Signal(syscall.SIGUSR1)
 				}
-				k.cmd.Process.Signal(syscall.SIGTERM)
+				for _, sig := range early {
+					if sig != syscall.SIGUSR1 {
+						k.cmd.Process.Signal(sig)
+					}
+				}
 				fmt.Fprintln(k.in)
 				pid := onlyChild(t, k.cmd.Process.Pid)
 				waitStatus(t, pid, "ShdPnd", want)

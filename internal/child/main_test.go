@@ -72,6 +72,9 @@ func execMain(args []string) int {
 			return fail(err)
 		}
 		root.Close()
+		if kept, err := c.User.KeptGroups(); err != nil || kept != nil {
+			fmt.Fprintln(os.Stderr, "kept:", kept, err)
+		}
 		c.Env = c.User.Environ(c.Env)
 	}
 	if !*asInit {

@@ -163,6 +163,25 @@ func TestUserLikePeers(t *testing.T) {
 				}
 			}
 		})
+		t.Run("every capability given, bounding set", func(t *testing.T) {
+			for mode, flags := range modes {
+				got := status(t, slices.Concat([]string{"setpriv", "--inh-caps=+all", "--ambient-caps=+all", program(t, "exec")}, flags, []string{"-bounding", "--"})...)
+				for _, k := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"} {
+					if got[k] != "0000000000000000" {
+						t.Errorf("%s: %s is %s", mode, k, got[k])
+					}
+				}
+			}
+		})
+		t.Run("groups of the container's user", func(t *testing.T) {
+			for _, c := range []struct{ groups, kept string }{{"--groups=0,4,4322", "kept: [0 4 4322]"}, {"--groups=4322,29,4", ""}} {
+				code, out, errs := run(t, exec.CommandContext(t.Context(), "setpriv", "--reuid=4321", "--regid=4322", c.groups, "--inh-caps=-all",
+					program(t, "exec"), "-user", "alice", "--", "/bin/echo", "executed"))
+				if code != 0 || out != "executed\n" || strings.HasPrefix(errs, "kept") != (c.kept != "") || !strings.Contains(errs, c.kept) {
+					t.Errorf("status %d, %q %q; want %q", code, out, errs, c.kept)
+				}
+			}
+		})
 		t.Run("home", func(t *testing.T) {
 			_, out, _ := run(t, execCommand(t, "-user", "alice", "--", "/bin/sh", "-c", "echo $HOME"))
 			if out != "/home/alice\n" {

@@ -105,6 +105,7 @@ type execRun struct {
 	noNewPrivs   bool
 	dropBounding bool
 	init, group  bool
+	held         *child.Init // what catches signals, unless nil
 }
 
 func runExec(ctx context.Context, env *Env, args []string) int {

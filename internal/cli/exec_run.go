@@ -24,19 +24,29 @@ func (x *execRun) run(parent context.Context) int {
 	if len(x.command) > 0 {
 		name = Quote(x.command[0])
 	}
+	ctx, stop, err := x.hold(parent)
+	if err != nil {
+		return x.notRun(err)
+	}
 	umask := linux.Umask(0)
-	ctx, stop := interruptible(parent)
 	res, err := x.prepare(ctx)
 	if err == nil {
 		err = ctx.Err() // before the signals are given back
 	}
 	stop()
 	linux.Umask(umask)
+	if sig := x.ending(); sig != 0 {
+		x.env.Errorf("exec: stopped by signal %d (%v) before %s was started", int(sig), sig, name)
+		return child.StatusSignalled + int(sig)
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		x.env.Errorf("exec: stopped by a signal before %s was started", name)
 		return child.StatusSignalled + int(syscall.SIGTERM)
 	case err != nil:
+		return x.fail("%v; %s was not started", err, name)
+	}
+	if err := x.keptGroups(res); err != nil {
 		return x.fail("%v; %s was not started", err, name)
 	}
 	if x.o.DryRun {
@@ -49,6 +59,46 @@ func (x *execRun) run(parent context.Context) int {
 		}
 	}
 	return x.become(environment(x.env.Environ, res))
+}
+
+// hold makes sure that no signal is lost in the preparation: an init forwards what
+// comes, and ctx ends where it would end this process. By default that is so
+// without any doing; only to the first process of a namespace a signal without a
+// handler does nothing.
+func (x *execRun) hold(parent context.Context) (ctx context.Context, stop func(), err error) {
+	if x.o.DryRun || !x.init && os.Getpid() != 1 {
+		ctx, stop = interruptible(parent)
+		return ctx, stop, nil
+	}
+	ctx, cancel := context.WithCancel(parent)
+	o := child.Options{Group: x.group, Report: func(err error) { x.env.Warnf("exec: %v", err) }}
+	if !x.init {
+		o.Caught = func(sig syscall.Signal) {
+			if ends(sig) {
+				cancel()
+			}
+		}
+	}
+	x.held, err = child.Hold(x.found, o)
+	return ctx, cancel, err
+}
+
+// ending returns a signal that ends this process in place of the command, 0 for
+// none.
+func (x *execRun) ending() syscall.Signal {
+	if x.held == nil || x.init {
+		return 0
+	}
+	for _, sig := range x.held.Pending() {
+		if ends(sig) {
+			return sig
+		}
+	}
+	return 0
+}
+
+func ends(sig syscall.Signal) bool {
+	return sig == syscall.SIGTERM || sig == syscall.SIGINT || sig == syscall.SIGHUP || sig == syscall.SIGQUIT
 }
 
 // without is the one line's list of what could not be done.
@@ -95,6 +145,18 @@ func (x *execRun) lookUpUser(root *inroot.Root) (err error) {
 	}
 	x.o.User = &entry.User{UID: x.as.UID, GID: x.as.GID}
 	return nil
+}
+
+// keptGroups adds to what could not be done the groups that stay.
+func (x *execRun) keptGroups(res *entry.Result) error {
+	if x.as == nil {
+		return nil
+	}
+	groups, err := x.as.KeptGroups()
+	if err == nil && groups != nil {
+		res.Without = append(res.Without, fmt.Sprintf("dropping the supplementary groups %v, which the container gave its user: that takes root", groups))
+	}
+	return err
 }
 
 // isSystemd says whether the command is systemd as an init, by where its links
@@ -205,11 +267,7 @@ func (x *execRun) become(environ []string) int {
 	if !x.init {
 		return x.notRun(child.Become(c))
 	}
-	in, err := child.Hold(x.found, child.Options{Group: x.group, Report: func(err error) { x.env.Warnf("exec: %v", err) }})
-	if err != nil {
-		return x.notRun(err)
-	}
-	status, err := in.Run(c)
+	status, err := x.held.Run(c)
 	if err != nil {
 		return x.notRun(err)
 	}
