@@ -33,8 +33,8 @@
 //   - No file is removed unless Options.Remove is set, and then only while the
 //     exclusive lock on it is held. Prefer to leave it: an empty file in /run costs
 //     nothing.
-//   - A wait keeps its place in the kernel's queue: nothing polls. The thread
-//     sleeps in the kernel until the lock is granted or the context ends.
+//   - A wait keeps its place among those who sleep in the kernel's queue: nothing
+//     polls. The thread sleeps until the lock is granted or the context ends.
 //   - A lock that is granted at the moment when the context ends is reported as
 //     taken, or was not taken. It never stays behind.
 //   - The program's own signals and handlers are left as they are.
@@ -52,17 +52,24 @@
 //
 // # Fairness
 //
-// The kernel serves those who want an exclusive lock in the order in which they
-// came (only who asks at the very moment of a release, before the next in the
-// queue has woken, may be faster). But shared holders who overlap never leave the
-// file free: they keep a writer waiting for as long as they like.
+// Those who sleep for an exclusive lock are woken in the order in which they came.
+// But the kernel only wakes the first of them, it does not hand the lock over: who
+// asks before that one runs gets it. So a program that locks again as soon as it
+// has released may overtake a waiter many times. And shared holders who overlap
+// never leave the file free: they keep a writer waiting for as long as they like.
 //
-// With Options.Fair each first takes a turnstile, an OFD lock on one byte far
-// behind the end of the same file, waits for the lock with it in hand, and gives
-// it back: a writer who waits keeps all who came later behind the turnstile. It
-// costs two more system calls, needs permission to write to the file, and binds
-// only those who take part: a flock(1) that does not know of the turnstile still
-// excludes and is excluded, and overtakes.
+// Options.Fair is for both. Who has to wait first waits for a turnstile, an OFD
+// lock on one byte far behind the end of the same file, then for the lock with the
+// turnstile in hand, and gives that back. Who finds the turnstile taken waits
+// behind it, or is refused if it only tries. So all who wait are in one queue,
+// readers and writers, and nobody passes the one at its head except those who had
+// looked at the turnstile just before. Behind the head the order is that of the
+// kernel again: who comes at the very moment when the turnstile changes hands may
+// go before some who sleep there.
+//
+// It costs one system call more, and two more for a wait, needs permission to
+// write to the file, and binds only those who take part: a flock(1) that does not
+// know of the turnstile still excludes and is excluded, and overtakes.
 //
 // # Changing from shared to exclusive
 //

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -49,9 +48,11 @@ type Lock struct {
 // Open opens the lock file at path, and makes it where it is missing. It takes no
 // lock. A nil opts is the zero value.
 //
-// The last element of path must not be a symbolic link (ErrNotRegular). Where
-// writing is not allowed (EACCES, EROFS) the file is opened for reading, which
-// is enough for Flock, except on NFS, and for shared OFD locks.
+// A relative path starts from the working directory of this moment, or from
+// Options.Dir, whatever that directory is called later. The last element of path
+// must not be a symbolic link (ErrNotRegular). Where writing is not allowed
+// (EACCES, EROFS) the file is opened for reading, which is enough for Flock, except
+// on NFS, and for shared OFD locks; Fair and exclusive OFD locks need more.
 func Open(path string, opts *Options) (*Lock, error) {
 	l := &Lock{path: path, dir: linux.AT_FDCWD, fd: -1}
 	if opts != nil {
@@ -84,19 +85,19 @@ func (l *Lock) init(path string) error {
 			return syscall.EINVAL
 		}
 	}
-	if !filepath.IsAbs(path) {
+	if path[0] != '/' {
+		// The working directory may be another by the time of a retry. To put its
+		// path in front and clean that as text would make another file of
+		// "link/../lock".
+		var err error
 		if dir := l.opts.Dir; dir != nil {
-			fd, err := linux.Dup(int(dir.Fd()))
-			if err != nil {
-				return err
-			}
-			l.dir = fd
-		} else { // the working directory may be another by the time of a retry
-			abs, err := filepath.Abs(path)
-			if err != nil {
-				return err
-			}
-			path = abs
+			l.dir, err = linux.Dup(int(dir.Fd()))
+		} else {
+			l.dir, err = linux.Openat(linux.AT_FDCWD, ".", linux.O_PATH|linux.O_DIRECTORY, 0)
+		}
+		if err != nil {
+			l.dir = linux.AT_FDCWD
+			return err
 		}
 	}
 	l.opts.Dir = nil
@@ -107,9 +108,9 @@ func (l *Lock) init(path string) error {
 // Path is the path that was given to Open.
 func (l *Lock) Path() string { return l.path }
 
-// Lock takes the lock exclusively and waits for it in the kernel's queue, first
-// come, first served among writers; see "Fairness" for readers. If ctx ends
-// first, the error is ctx.Err() (errors.Is). A lock that is granted at the moment
+// Lock takes the lock exclusively and waits for it in the kernel's queue, where it
+// keeps its place; see "Fairness" for who may be served before it all the same. If
+// ctx ends first, the error is ctx.Err() (errors.Is). A lock that is granted at the moment
 // when ctx ends is either held, and the error is nil, or not held at all.
 //
 // While it waits it occupies an OS thread and, if ctx can end, two descriptors

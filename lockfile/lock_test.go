@@ -169,6 +169,41 @@ func TestRelativePaths(t *testing.T) {
 	wantErr(t, other.TryLock(), ErrHeld)
 }
 
+func TestNoAllocations(t *testing.T) {
+	eachKind(t, func(t *testing.T, o Options) {
+		l, ctx := open(t, temp(t), o), context.Background()
+		if n := testing.AllocsPerRun(200, func() {
+			if l.Lock(ctx) != nil || l.Unlock() != nil || l.TryRLock() != nil || l.Check() != nil || l.Unlock() != nil {
+				t.Error("failed")
+			}
+		}); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	})
+}
+
+// ".." is what the kernel makes of it, behind a link too, not what the text says.
+func TestParentOfALink(t *testing.T) {
+	for _, perm := range []fs.FileMode{0o600, 0o666} {
+		dir := t.TempDir()
+		must(t, os.MkdirAll(dir+"/a/b", 0o755))
+		must(t, os.Symlink("a/b", dir+"/link"))
+		t.Chdir(dir)
+		a := open(t, "link/../lock", Options{Perm: perm}) // made there
+		if _, err := os.Lstat(dir + "/a/lock"); err != nil {
+			t.Error(err)
+		}
+		b := open(t, dir+"/link/../lock", Options{MustExist: true})
+		c := open(t, dir+"/a/lock", Options{MustExist: true})
+		must(t, a.TryLock())
+		wantErr(t, b.TryLock(), ErrHeld)
+		wantErr(t, c.TryLock(), ErrHeld)
+		if names, _ := os.ReadDir(dir); len(names) != 2 {
+			t.Errorf("%v", names)
+		}
+	}
+}
+
 func TestReplacedFiles(t *testing.T) {
 	eachKind(t, func(t *testing.T, o Options) {
 		path := temp(t)

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -125,7 +125,11 @@ func (l *Lock) create(path string) (int, error) {
 // createUnnamed makes the file by O_TMPFILE and links it, which takes a file
 // system that can and a /proc, or CAP_DAC_READ_SEARCH.
 func (l *Lock) createUnnamed(path string, perm uint32) (int, error) {
-	fd, err := linux.Openat(l.dir, filepath.Dir(path), linux.O_TMPFILE|linux.O_RDWR, perm)
+	dir := path[:strings.LastIndexByte(path, '/')+1] // not cleaned as text: "link/.." is not "."
+	if dir == "" {
+		dir = "."
+	}
+	fd, err := linux.Openat(l.dir, dir, linux.O_TMPFILE|linux.O_RDWR, perm)
 	if err != nil {
 		return -1, err
 	}

@@ -43,10 +43,11 @@ type Options struct {
 	Perm fs.FileMode
 	// MustExist refuses to make the file.
 	MustExist bool
-	// Fair serves everybody in the order in which they came, readers and writers,
-	// so that readers who overlap cannot keep a writer waiting for ever. All who
-	// use the file must set it, and need permission to write to the file. See
-	// "Fairness" in the package documentation.
+	// Fair has everybody who must wait, readers and writers, wait in one queue,
+	// and nobody pass it: readers who overlap cannot keep a writer waiting for
+	// ever, nor can one who locks again as soon as it has released. All who use the
+	// file must set it, and need permission to write to the file. See "Fairness" in
+	// the package documentation.
 	Fair bool
 	// Remove removes the file when an exclusive lock is released, while the lock
 	// is still held. All who use the file must check that what they locked is

@@ -2,6 +2,7 @@ package lockfile
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -154,6 +155,40 @@ func TestFairOrder(t *testing.T) {
 	}
 }
 
+// One who locks again as soon as it has released does not overtake a writer who
+// waits with the turnstile in hand.
+func TestFairAgainstTheGreedy(t *testing.T) {
+	for name, o := range map[string]Options{"flock": {Fair: true}, "ofd": {Kind: OFD, Fair: true}} {
+		t.Run(name, func(t *testing.T) {
+			path := temp(t)
+			greedy := open(t, path, o)
+			for turn := range 50 {
+				must(t, greedy.TryLock())
+				var served atomic.Bool
+				w := wait(t, path, o, (*Lock).Lock, func(l *Lock) {
+					served.Store(true)
+					l.Unlock()
+				})
+				queued(t, path, 1)
+				must(t, greedy.Unlock())
+				err := ErrHeld
+				if turn%2 == 0 {
+					err = greedy.TryLock()
+				}
+				if err != nil {
+					wantErr(t, err, ErrHeld)
+					must(t, greedy.Lock(watchdog(t)))
+				}
+				if !served.Load() {
+					t.Fatal("the writer was overtaken")
+				}
+				must(t, greedy.Unlock())
+				must(t, <-w.done)
+			}
+		})
+	}
+}
+
 // Readers that overlap without end: each holds the lock until another does. In
 // fair mode a writer is served all the same.
 func TestStarvingWriter(t *testing.T) {
@@ -195,6 +230,46 @@ func TestStarvingWriter(t *testing.T) {
 			t.Logf("the writer was served after %d more grants to readers", grants.Load()-before)
 			must(t, writer.Unlock())
 			wg.Wait()
+		})
+	}
+}
+
+// Readers alone, who try and who wait: nobody is refused, because nobody holds the
+// lock exclusively and so nobody ever waits.
+func TestFairReadersAlone(t *testing.T) {
+	for name, o := range map[string]Options{"flock": {Fair: true}, "ofd": {Kind: OFD, Fair: true}} {
+		t.Run(name, func(t *testing.T) {
+			path := temp(t)
+			ctx := watchdog(t)
+			var refused atomic.Int64
+			var wg sync.WaitGroup
+			for i := range 4 {
+				l := open(t, path, o)
+				wg.Go(func() {
+					for n := range 3000 {
+						err := l.TryRLock()
+						if i == 0 && n%2 == 0 {
+							if err == nil {
+								l.Unlock()
+							}
+							err = l.RLock(ctx)
+						}
+						switch {
+						case errors.Is(err, ErrHeld):
+							refused.Add(1)
+						case err != nil:
+							t.Error(err)
+							return
+						default:
+							l.Unlock()
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if n := refused.Load(); n != 0 {
+				t.Errorf("%d attempts were refused", n)
+			}
 		})
 	}
 }

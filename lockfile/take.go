@@ -61,61 +61,92 @@ const (
 )
 
 // lockFile locks the open file.
+//
+// In fair mode the turnstile is taken by those alone who have to wait, and is held
+// while they wait for the lock itself. Everybody else only looks at it: were it
+// taken in passing, two who need not wait would refuse one another there.
 func (l *Lock) lockFile(ctx context.Context, want state, wait bool) error {
 	if l.readOnly != nil && (l.opts.Fair || l.opts.Kind == OFD && want == heldExclusive) {
 		return fmt.Errorf("this kind of lock needs permission to write to the file: %w", l.readOnly)
 	}
+	queue := false
 	if l.opts.Fair {
-		if err := l.ofd(ctx, linux.F_WRLCK, turnstileStart, turnstileLen, wait); err != nil {
-			return err
+		var err error
+		if queue, _, err = linux.OFDConflict(l.fd, linux.F_WRLCK, turnstileStart, turnstileLen); err != nil {
+			return l.explain(ctx, err)
+		}
+	}
+	if !queue {
+		err := l.try(want)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EACCES) { // fcntl(2) allows both
+			return l.explain(ctx, err)
+		}
+	}
+	if err := l.worthWaiting(); err != nil {
+		return err
+	}
+	if !wait {
+		return ErrHeld
+	}
+	if l.opts.Fair {
+		err := sleep(ctx, l.fd, func(fd int) error {
+			return linux.OFDLockWait(fd, linux.F_WRLCK, turnstileStart, turnstileLen)
+		})
+		if err != nil {
+			return l.explain(ctx, err)
 		}
 		defer linux.OFDLock(l.fd, linux.F_UNLCK, turnstileStart, turnstileLen)
-	}
-	if l.opts.Kind == OFD {
-		typ := int16(linux.F_RDLCK)
-		if want == heldExclusive {
-			typ = linux.F_WRLCK
+		if err := l.worthWaiting(); err != nil {
+			return err
 		}
-		return l.ofd(ctx, typ, mainStart, mainLen, wait)
 	}
-	how := linux.LOCK_SH
-	if want == heldExclusive {
-		how = linux.LOCK_EX
-	}
-	err := linux.Flock(l.fd, how|linux.LOCK_NB)
-	if err == nil {
-		return nil
-	}
-	return l.refused(ctx, err, wait, func(fd int) error { return linux.FlockWait(fd, how) })
+	return l.explain(ctx, sleep(ctx, l.fd, func(fd int) error { return l.block(fd, want) }))
 }
 
-// ofd takes an OFD lock on a range.
-func (l *Lock) ofd(ctx context.Context, typ int16, start, length int64, wait bool) error {
-	err := linux.OFDLock(l.fd, typ, start, length)
-	if err == nil {
-		return nil
+// try takes the lock itself if that is possible now.
+func (l *Lock) try(want state) error {
+	if l.opts.Kind == OFD {
+		return linux.OFDLock(l.fd, ofdType(want), mainStart, mainLen)
 	}
-	return l.refused(ctx, err, wait, func(fd int) error { return linux.OFDLockWait(fd, typ, start, length) })
+	return linux.Flock(l.fd, flockMode(want)|linux.LOCK_NB)
+}
+
+// block takes the lock itself through fd, and sleeps until it can.
+func (l *Lock) block(fd int, want state) error {
+	if l.opts.Kind == OFD {
+		return linux.OFDLockWait(fd, ofdType(want), mainStart, mainLen)
+	}
+	return linux.FlockWait(fd, flockMode(want))
+}
+
+func ofdType(want state) int16 {
+	if want == heldExclusive {
+		return linux.F_WRLCK
+	}
+	return linux.F_RDLCK
+}
+
+func flockMode(want state) int {
+	if want == heldExclusive {
+		return linux.LOCK_EX
+	}
+	return linux.LOCK_SH
 }
 
 // errAnother says that the open file is not, or no longer, the one at the path.
 var errAnother = errors.New("another file is at the path")
 
-// refused goes on after an attempt to lock without waiting failed with err.
-func (l *Lock) refused(ctx context.Context, err error, wait bool, block func(fd int) error) error {
-	if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EACCES) { // fcntl(2) allows both
-		return l.explain(ctx, err)
+// worthWaiting is errAnother if the open file was removed or replaced: whoever
+// holds it keeps nobody out any more.
+func (l *Lock) worthWaiting() error {
+	same, err := l.current()
+	if err == nil && !same {
+		err = errAnother
 	}
-	// Whoever holds a file that was removed keeps nobody out any more.
-	switch same, err := l.current(); {
-	case err != nil:
-		return err
-	case !same:
-		return errAnother
-	case !wait:
-		return ErrHeld
-	}
-	return l.explain(ctx, sleep(ctx, l.fd, block))
+	return err
 }
 
 // current reports whether the open file is the one at the path.
