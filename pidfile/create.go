@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -192,31 +193,62 @@ func (c *creation) run() (fd int, inPlace bool, err error) {
 		if err != nil {
 			return -1, false, err
 		}
-		switch err := linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB); {
-		case errors.Is(err, syscall.EWOULDBLOCK):
-			held, certain := c.holder(fd)
-			linux.Close(fd)
-			if patience--; certain || patience < 0 {
-				return -1, false, held
-			}
-			time.Sleep(5 * time.Millisecond)
-			continue
-		case err != nil:
-			linux.Close(fd)
-			return -1, false, fmt.Errorf("%w; PID files belong on a local file system such as /run", err)
-		}
 		if !c.current(&st) {
 			linux.Close(fd)
 			continue
 		}
-		// We hold the file: only who ignores locks could change it now.
-		again, newFd, inPlace, err := c.takeOver(fd, &st)
-		if again {
+		again, newFd, inPlace, err := c.contend(fd, &st)
+		if errors.Is(err, errUnderWay) || again && errors.Is(err, ErrHeld) {
+			if patience--; patience >= 0 {
+				time.Sleep(5 * time.Millisecond)
+				continue
+			}
+		}
+		if again && err == nil {
 			continue
 		}
 		return newFd, inPlace, err
 	}
 	return -1, false, fmt.Errorf("%w: another file is there each of %d times", ErrLost, attempts)
+}
+
+// errUnderWay says that another start is just taking the file over.
+var errUnderWay = fmt.Errorf("%w that starts just now", ErrHeld)
+
+// contend locks the open file and takes it over. It closes fd, or returns it.
+// again says that everything has to be looked at anew; with ErrHeld, that somebody
+// may only be looking at the lock.
+func (c *creation) contend(fd int, st *fsat.Stat) (again bool, newFd int, inPlace bool, err error) {
+	err = linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		defer linux.Close(fd)
+		if c.abandoned(fd) {
+			newFd, err := c.replace(st, func() bool { return c.abandoned(fd) })
+			if err == nil || !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) {
+				return errors.Is(err, ErrLost), newFd, false, ignoreLost(err)
+			}
+		}
+		held, certain := c.holder(fd)
+		return !certain, -1, false, held
+	}
+	if err != nil {
+		linux.Close(fd)
+		return false, -1, false, fmt.Errorf("%w; PID files belong on a local file system such as /run", err)
+	}
+	if !c.current(st) {
+		linux.Close(fd)
+		return true, -1, false, nil
+	}
+	// We hold the file: only who ignores locks could change it now.
+	return c.takeOver(fd, st)
+}
+
+// ignoreLost is nil for ErrLost, after which everything is looked at anew.
+func ignoreLost(err error) error {
+	if errors.Is(err, ErrLost) {
+		return nil
+	}
+	return err
 }
 
 // openThere opens the file at the path, if it is a regular one.
@@ -281,6 +313,38 @@ func (c *creation) holder(fd int) (err *HeldError, certain bool) {
 	return e, false
 }
 
+// abandoned reports whether the locked file is proven to be nobody's: we wrote it,
+// that process has ended, and whoever has the lock is no heir of it. An heir shares
+// the open file, which is open for writing. A stranger who may only read the file can lock
+// it all the same, and keep the daemon from starting for as long as he likes.
+func (c *creation) abandoned(fd int) bool {
+	r, _, err := stale.ReadHeld(fd)
+	if err != nil || !r.Own() || !r.Locked || c.proc == nil || !local(fd) {
+		return false
+	}
+	id, err := c.proc.Find(r)
+	if err == nil {
+		dead := id.Dead
+		id.Close()
+		if !dead {
+			return false
+		}
+	} else if !errors.Is(err, process.ErrNoProcess) {
+		return false
+	}
+	report, err := locks.Of(context.Background(), c.proc, fd)
+	if err != nil || len(report.Incomplete) > 0 || len(report.Unseen) > 0 {
+		return false
+	}
+	for _, h := range report.Holders {
+		info, err := c.proc.FDInfo(strconv.Itoa(h.PID), h.FD)
+		if h.FD < 0 || err != nil || len(info.Locks) == 0 || info.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+			return false
+		}
+	}
+	return true
+}
+
 // find is the living process that a record names, nil where there is none.
 func (c *creation) find(r process.Record) *process.Ident {
 	var id *process.Ident
@@ -340,7 +404,10 @@ func (c *creation) takeOver(fd int, st *fsat.Stat) (again bool, newFd int, inPla
 		c.judged = seen{true, st.Dev, st.Ino, string(text)}
 		return true, -1, false, nil
 	}
-	newFd, err = c.replace(st)
+	newFd, err = c.replace(st, func() bool { return true })
+	if errors.Is(err, ErrLost) {
+		return true, -1, false, nil
+	}
 	if errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) {
 		if werr := rewrite(fd, len(text), c.text); werr == nil {
 			keep = true

@@ -23,6 +23,12 @@
 // at: pkill -L -F, flock(1), and the daemons that use BSD's libutil. A child that is
 // forked shares it until it executes something: the descriptor is close-on-exec.
 //
+// Whoever can read the file can lock it, too, and so keep a daemon that has
+// crashed from starting again. Create tells such a lock from one that a child of
+// the daemon has, by how the file was opened, if it can see who locked it: as root,
+// outside of containers. Elsewhere the error names the process, and a directory
+// of mode 0750 keeps others out.
+//
 // # What stands in it
 //
 //	1234

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +29,7 @@ func TestOnAMachine(t *testing.T) {
 				t.Run("create", machineCreate)
 				t.Run("bare", machineBare)
 				t.Run("clock", machineClock)
+				t.Run("stranger", machineStranger)
 			})
 		})
 	}
@@ -151,4 +154,58 @@ func setClock(t *testing.T, by time.Duration) func() {
 	}
 	set(by)
 	return func() { set(-by) }
+}
+
+// Another user locks a dead daemon's file, which he may read: daemons start all
+// the same, and one of many at once. An heir of the daemon's lock counts.
+func machineStranger(t *testing.T) {
+	const path = "/run/food/strange.pid"
+	nobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	lock := func(role string, attr *syscall.SysProcAttr) *program {
+		d, line := daemon(t, path)
+		if line != "created" {
+			t.Fatal(line)
+		}
+		d.kill()
+		p, line := begin(t, attr, []string{"SLASHRUN_TEST_ROLE=" + role, "SLASHRUN_TEST_FILE=" + path}, "/proc/self/exe")
+		if line != "locked <nil>" {
+			t.Fatal(line)
+		}
+		return p
+	}
+	for range 2 {
+		stranger := lock("stranger", nobody)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		created := 0
+		for range 4 {
+			wg.Go(func() {
+				p, line := daemon(t, path)
+				mu.Lock()
+				if line == "created" {
+					created++
+				} else if !strings.Contains(line, "held by another") && !strings.Contains(line, "holds it") {
+					t.Errorf("%s", line)
+				}
+				mu.Unlock()
+				_ = p
+			})
+		}
+		wg.Wait()
+		if created != 1 {
+			t.Errorf("%d daemons run beside the stranger's lock", created)
+		}
+		stranger.alive(t, "the stranger")
+		stranger.kill()
+		must(t, os.Remove(path)) // the daemons end with the test
+		if got := names(t, "/run/food"); strings.Contains(got, "strange") {
+			t.Errorf("left %s", got)
+		}
+	}
+	heir := lock("heir", nil)
+	var held *HeldError
+	if _, err := Create(path); !errors.As(err, &held) || held.PID != heir.Process.Pid {
+		t.Errorf("beside an heir: %v", err)
+	}
+	heir.kill()
 }

@@ -50,6 +50,17 @@ func play(role, path string) int {
 				return 1
 			}
 		}
+	case "stranger", "heir": // locks the file, as who may read it, or inherited it, can
+		flags := linux.O_RDONLY
+		if role == "heir" {
+			flags = linux.O_RDWR
+		}
+		fd, err := linux.Openat(linux.AT_FDCWD, path, flags, 0)
+		if err == nil {
+			err = linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB)
+		}
+		fmt.Println("locked", err)
+		bufio.NewReader(os.Stdin).ReadString('\n')
 	case "few descriptors":
 		return fewDescriptors(path)
 	case "check":
@@ -409,7 +420,8 @@ func TestKeepOnExec(t *testing.T) {
 	must(t, f.Close())
 }
 
-// A stranger holds the lock of a dead one's file: the error names the stranger.
+// Somebody who can write to a dead one's file, as its children, has it locked: the
+// error names who.
 func TestCreateNamesWhoLocked(t *testing.T) {
 	testenv.Need(t, testenv.Tool("flock"))
 	path := filepath.Join(t.TempDir(), "food.pid")
@@ -418,7 +430,7 @@ func TestCreateNamesWhoLocked(t *testing.T) {
 		t.Fatal(line)
 	}
 	d.kill()
-	stranger, line := begin(t, nil, nil, "sh", "-c", "exec 9<"+path+"; flock 9; echo ready; read x")
+	stranger, line := begin(t, nil, nil, "sh", "-c", "exec 9<>"+path+"; flock 9; echo ready; read x")
 	if line != "ready" {
 		t.Fatalf("%q", line)
 	}

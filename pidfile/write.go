@@ -2,6 +2,7 @@ package pidfile
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"syscall"
 
@@ -40,46 +41,77 @@ func (c *creation) makeNew() (int, error) {
 	return fd, nil
 }
 
-// replace puts a new file in the place of the one that we hold.
-func (c *creation) replace(old *fsat.Stat) (int, error) {
-	fd, tmp, err := c.makeTemp()
+// replace puts a new file in the place of the old one. It is made under a
+// temporary name that is always the same, mode 0600 and locked: whoever has that
+// lock is the only one to take the file over, so what is found out then (still)
+// stays true until the rename. Killed processes leave one such file at most.
+func (c *creation) replace(old *fsat.Stat, still func() bool) (int, error) {
+	fd, tmp, err := c.claim()
 	if err != nil {
 		return -1, err
 	}
-	if !c.current(old) { // by somebody who ignores locks
+	if !c.current(old) || !still() {
 		err = ErrLost
-	} else {
+	} else if err = c.fill(fd); err == nil {
 		err = linux.Renameat2(c.dir.Fd(), tmp, c.dir.Fd(), c.name, 0)
 	}
 	if err != nil {
-		c.dir.Unlink(tmp)
+		c.dir.Unlink(tmp) // ours for as long as we have its lock
 		linux.Close(fd)
 		return -1, err
 	}
 	return fd, nil
 }
 
-// makeTemp makes the file under a temporary name, which is always the same: only
-// who holds the lock uses it, so that killed processes leave one at most.
-func (c *creation) makeTemp() (int, string, error) {
+// claim makes the temporary file, or takes over the one that a killed process
+// left. errUnderWay: another process is at it.
+func (c *creation) claim() (int, string, error) {
 	tmp := fsat.TempPrefix + c.name
 	if fsat.ValidName(tmp) != nil {
-		tmp = fsat.TempName()
+		tmp = fsat.TempPrefix + c.name[:200]
 	}
-	fd, name, err := c.makeNamed(tmp)
-	if !errors.Is(err, syscall.EEXIST) {
-		return fd, name, err
-	}
-	if c.dir.Unlink(tmp) == nil {
-		if fd, name, err = c.makeNamed(tmp); !errors.Is(err, syscall.EEXIST) {
-			return fd, name, err
+	for range attempts {
+		fd, err := linux.Openat(c.dir.Fd(), tmp, linux.O_RDWR|linux.O_CREAT|linux.O_EXCL|openFlags, 0o600)
+		if errors.Is(err, syscall.EEXIST) {
+			fd, err = linux.Openat(c.dir.Fd(), tmp, linux.O_RDWR|openFlags, 0)
 		}
+		if fsat.NotExist(err) {
+			continue
+		}
+		if err != nil {
+			return -1, "", fmt.Errorf("the temporary file %s: %w", tmp, err)
+		}
+		err = linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB)
+		var held, there fsat.Stat
+		if err == nil {
+			err = fsat.StatAt(fd, "", &held)
+		}
+		if err != nil {
+			linux.Close(fd)
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				return -1, "", errUnderWay
+			}
+			return -1, "", err
+		}
+		if c.dir.Stat(tmp, &there) != nil || !held.SameInode(&there) {
+			linux.Close(fd) // it has become the PID file, or is gone
+			continue
+		}
+		if !held.IsRegular() || held.Nlink != 1 {
+			linux.Close(fd)
+			return -1, "", fmt.Errorf("%s is in the way; remove it", tmp)
+		}
+		if err := linux.Ftruncate(fd, 0); err != nil {
+			linux.Close(fd)
+			return -1, "", err
+		}
+		return fd, tmp, nil
 	}
-	return c.makeNamed(fsat.TempName()) // somebody is in our way
+	return -1, "", errUnderWay
 }
 
 func (c *creation) makeNamed(tmp string) (int, string, error) {
-	fd, err := linux.Openat(c.dir.Fd(), tmp, linux.O_RDWR|linux.O_CREAT|linux.O_EXCL|openFlags, mode)
+	fd, err := linux.Openat(c.dir.Fd(), tmp, linux.O_RDWR|linux.O_CREAT|linux.O_EXCL|openFlags, 0o600)
 	if err != nil {
 		return -1, "", err
 	}
@@ -91,15 +123,16 @@ func (c *creation) makeNamed(tmp string) (int, string, error) {
 	return fd, tmp, nil
 }
 
-// fill locks and writes a file that nobody else knows of.
+// fill locks and writes an empty file that nobody else uses. It can be opened by
+// others last, when they can no longer lock it.
 func (c *creation) fill(fd int) error {
 	if err := linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB); err != nil {
 		return err
 	}
-	if err := linux.Fchmod(fd, mode); err != nil { // whatever the umask took
+	if err := linux.WriteAll(fd, []byte(c.text)); err != nil {
 		return err
 	}
-	return linux.WriteAll(fd, []byte(c.text))
+	return linux.Fchmod(fd, mode)
 }
 
 // link gives an unnamed file its name: by AT_EMPTY_PATH, which takes

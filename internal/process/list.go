@@ -2,6 +2,7 @@ package process
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -55,6 +56,7 @@ func (p *Proc) Inode(name string) (dev, ino uint64, err error) {
 // proc_pid_fdinfo(5).
 type FDInfo struct {
 	MountID int
+	Flags   int      // of open(2)
 	Ino     uint64   // of the inode as the kernel counts it; 0 before Linux 5.14
 	Locks   []string // the "lock:" lines, without that word
 }
@@ -72,6 +74,12 @@ func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
 		switch key {
 		case "mnt_id":
 			info.MountID, _ = strconv.Atoi(value)
+		case "flags":
+			flags, err := strconv.ParseInt(value, 8, 64)
+			if err != nil {
+				return FDInfo{}, fmt.Errorf("/proc/%s/fdinfo/%d: flags: %w", pid, fd, err)
+			}
+			info.Flags = int(flags)
 		case "ino":
 			info.Ino, _ = strconv.ParseUint(value, 10, 64)
 		case "lock":
