@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"syscall"
 
 	"github.com/slashrun/slashrun/internal/entry"
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -12,13 +13,39 @@ import (
 )
 
 // applyTmpfiles applies tmpfiles.d. No name service is asked: the users of a
-// container are in its files.
+// container are in its files. Where files cannot be given away, they are made all
+// the same.
 func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bool) (entry.TmpfilesResult, error) {
 	r := &execTmpfiles{verbose: x.verbose, changes: x.verbose || dryRun}
-	o := tmpconf.Options{Getenv: x.env.LookupEnv, Asked: func() {}}
+	o := x.tmpfilesOptions()
 	if !x.anyTmpfiles(o.Dirs()) {
 		return r.res, nil
 	}
+	ops := tmpfiles.Create | tmpfiles.Remove
+	loaded, err := tmpconf.Load(o)
+	if err == nil && !loaded.Config.Empty() && !full() {
+		o.Boot, ops = false, tmpfiles.Create
+		loaded, err = tmpconf.Load(o)
+	}
+	if err != nil {
+		return r.res, err
+	}
+	if err := r.apply(ctx, loaded, ops, dryRun); err != nil || !r.refused {
+		return r.res, err
+	}
+	again := &execTmpfiles{verbose: x.verbose, changes: r.changes}
+	if loaded, err = tmpconf.Load(o); err != nil {
+		return r.res, err
+	}
+	loaded.Config.KeepOwners()
+	err = again.apply(ctx, loaded, tmpfiles.Create, dryRun)
+	again.res.Steps = append(r.res.Steps, again.res.Steps...)
+	again.res.Owners = r.res.Failed - again.res.Failed
+	return again.res, err
+}
+
+func (x *execRun) tmpfilesOptions() tmpconf.Options {
+	o := tmpconf.Options{Boot: true, Getenv: x.env.LookupEnv, Asked: func() {}}
 	if !slices.Contains(x.tmpfiles, "/") {
 		o.Include = x.tmpfiles
 	}
@@ -27,16 +54,11 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bo
 			o.Exclude = append(o.Exclude, path)
 		}
 	}
-	o.Boot = true
-	loaded, err := tmpconf.Load(o)
-	ops := tmpfiles.Create | tmpfiles.Remove
-	if err == nil && !loaded.Config.Empty() && !full() {
-		o.Boot, ops = false, tmpfiles.Create
-		loaded, err = tmpconf.Load(o)
-	}
-	if err != nil {
-		return r.res, err
-	}
+	return o
+}
+
+// apply applies what was loaded.
+func (r *execTmpfiles) apply(ctx context.Context, loaded *tmpconf.Loaded, ops tmpfiles.Op, dryRun bool) error {
 	for _, w := range loaded.Warnings {
 		r.failed(w)
 	}
@@ -44,20 +66,20 @@ func (x *execRun) applyTmpfiles(ctx context.Context, full func() bool, dryRun bo
 		r.failed(e)
 	}
 	if loaded.Config.Empty() {
-		return r.res, nil
+		return nil
 	}
 	root, err := fsat.OpenDir("/")
 	if err != nil {
-		return r.res, err
+		return err
 	}
 	defer root.Close()
 	_, err = loaded.Config.Apply(ctx, tmpfiles.Options{
 		Root: root, Ops: ops, DryRun: dryRun, Report: r, HardlinksProtected: hardlinksProtected(), Workers: 1,
 	})
 	if err != nil && ctx.Err() != nil {
-		return r.res, errors.Join(ctx.Err(), err)
+		return errors.Join(ctx.Err(), err)
 	}
-	return r.res, err
+	return err
 }
 
 // systemds are paths of lines that are wrong where no systemd runs: nobody would
@@ -85,6 +107,7 @@ type execTmpfiles struct {
 	res     entry.TmpfilesResult
 	verbose bool
 	changes bool
+	refused bool // a chown may be what failed: EPERM, or EINVAL in a user namespace
 }
 
 func (r *execTmpfiles) failed(err error) {
@@ -107,6 +130,7 @@ func (r *execTmpfiles) Change(c tmpfiles.Change) {
 
 func (r *execTmpfiles) Problem(p *tmpfiles.Problem) {
 	if !p.Tolerated {
+		r.refused = r.refused || errors.Is(p, syscall.EPERM) || errors.Is(p, syscall.EINVAL)
 		r.failed(p)
 	}
 }

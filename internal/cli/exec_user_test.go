@@ -56,7 +56,7 @@ func TestContainerWithUnit(t *testing.T) {
 		mustDo(t, os.Chmod(c.root+"/run", 0o777))
 		o = c.run(t, "exec", "--unit=app@x", "--", "stat", "-c", "%a %u", "/run/app/x")
 		o.check(t, 0, "2750 4321")
-		if !strings.Contains(o.stderr, "only root can give") || strings.Count(o.stderr, "\n") != 1 {
+		if !strings.Contains(o.stderr, "takes CAP_CHOWN") || strings.Count(o.stderr, "\n") != 1 {
 			t.Errorf("stderr %q", o.stderr)
 		}
 		c.readOnly = true
@@ -142,5 +142,28 @@ func TestContainerWithSystemd(t *testing.T) {
 		if got := list(t, c.root+"/run/app"); !strings.Contains(got, "app.pid") {
 			t.Errorf("left is %q", got)
 		}
+	})
+}
+
+// Who may not give files away has use for them all the same: any user on a volume.
+func TestContainerOfAnyUser(t *testing.T) {
+	withUsers(t, func(t *testing.T, c *container) {
+		mustDo(t, os.Mkdir("/tmp/volume", 0o777))
+		mustDo(t, os.Mkdir(c.root+"/etc/tmpfiles.d", 0o755))
+		mustDo(t, os.WriteFile(c.root+"/etc/tmpfiles.d/app.conf", []byte("d /run/app 0750 app log\nf /run/app/state 0640 app log - x\nd /run/bad 0750 no-such log\n"), 0o644))
+		mustDo(t, os.WriteFile(c.root+"/etc/systemd/system/dyn.service", []byte("[Service]\nDynamicUser=yes\nUser=made-up\nGroup=made-up\nRuntimeDirectory=dyn\n"), 0o644))
+		c.mounts = append(c.mounts, "/tmp/volume:/run")
+		c.uid = 12345
+		o := c.run(t, "exec", "--unit=dyn", "--", "sh", "-c", "cd /run; stat -c '%a %u %n' app app/state dyn; cat app/state")
+		o.check(t, 0, "750 12345 app\n640 12345 app/state\n755 12345 dyn\nx")
+		for _, want := range []string{"owners that 2 lines of tmpfiles.d name", "a line of tmpfiles.d: ", "no-such"} {
+			if !strings.Contains(o.stderr, want) || strings.Count(o.stderr, "\n") != 1 {
+				t.Errorf("%q is not in stderr %q", want, o.stderr)
+			}
+		}
+		// Again nothing fails, so but for the line that is wrong nothing is said.
+		c.uid = 0
+		mustDo(t, os.RemoveAll("/tmp/volume/dyn"))
+		c.run(t, "exec", "--unit=dyn", "--user=77:78", "--", "stat", "-c", "%u:%g", "/run/dyn").check(t, 0, "77:78")
 	})
 }

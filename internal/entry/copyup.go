@@ -24,9 +24,13 @@ type copier struct {
 	// all of them.
 	keep func(dir *fsat.Dir, name, shown string) (bool, string)
 	lost []string // what could not be copied along: extended attributes
+	tree *fsat.Dir
+	// names are the first names of files that have several.
+	names map[[2]uint64]string
 }
 
 func (c *copier) run(ctx context.Context, from, to *fsat.Dir) error {
+	c.tree = to
 	if err := c.directory(ctx, from, to, ""); err != nil {
 		return fmt.Errorf("copying what the image has there: %w", err)
 	}
@@ -87,7 +91,7 @@ func (c *copier) entry(ctx context.Context, from, to *fsat.Dir, name, rel string
 	case syscall.S_IFLNK:
 		err = c.link(from, to, name, rel, &st)
 	case syscall.S_IFREG:
-		err = c.file(from, to, name, rel, &st)
+		err = c.file(ctx, from, to, name, rel, &st)
 	default:
 		c.leave(rel, "sockets, FIFOs and devices are not content of an image")
 	}
@@ -161,7 +165,7 @@ func (c *copier) link(from, to *fsat.Dir, name, rel string, st *fsat.Stat) error
 	return linux.Utimensat(to.Fd(), name, st.Atime, st.Mtime)
 }
 
-func (c *copier) file(from, to *fsat.Dir, name, rel string, st *fsat.Stat) error {
+func (c *copier) file(ctx context.Context, from, to *fsat.Dir, name, rel string, st *fsat.Stat) error {
 	if c.keep != nil {
 		if keep, why := c.keep(from, name, c.shown+"/"+rel); !keep {
 			c.leave(rel, why)
@@ -184,7 +188,10 @@ func (c *copier) file(from, to *fsat.Dir, name, rel string, st *fsat.Stat) error
 	if !now.IsRegular() {
 		return errors.New("it was a regular file just now, and is none")
 	}
-	if err := to.CopyFile(name, src, &now, fsat.Attr{UID: now.UID, GID: now.GID, Mode: now.Perm()}); err != nil {
+	if done, err := c.another(to, name, rel, &now); done || err != nil {
+		return err
+	}
+	if err := to.CopySparse(name, src, &now, fsat.Attr{UID: now.UID, GID: now.GID, Mode: now.Perm()}, ctx.Err); err != nil {
 		return err
 	}
 	made, err := to.OpenWork(name, linux.O_RDONLY)
@@ -194,6 +201,24 @@ func (c *copier) file(from, to *fsat.Dir, name, rel string, st *fsat.Stat) error
 	defer made.Close()
 	c.xattrs(src.Fd(), made.Fd(), rel)
 	return nil
+}
+
+// another makes a file that was copied under its first name appear under the next
+// one.
+func (c *copier) another(to *fsat.Dir, name, rel string, st *fsat.Stat) (done bool, err error) {
+	if st.Nlink < 2 {
+		return false, nil
+	}
+	id := [2]uint64{st.Dev, st.Ino}
+	if first, ok := c.names[id]; ok {
+		// Nobody else is in the new tree: a path of several names leads where it led.
+		return true, linux.Linkat(c.tree.Fd(), first, to.Fd(), name, 0)
+	}
+	if c.names == nil {
+		c.names = map[[2]uint64]string{}
+	}
+	c.names[id] = rel
+	return false, nil
 }
 
 // xattrs copies the extended attributes. The label of a security module comes

@@ -38,8 +38,9 @@
 // otherwise where that is wanted.
 //
 // Copied up are directories, links and regular files with owner, mode, times and
-// extended attributes. Sockets, FIFOs and devices are not, nor what the proofs
-// call stale. Mounts below /run come along.
+// extended attributes, holes and hard links. Sockets, FIFOs and devices are not,
+// nor what the proofs call stale. Mounts below /run come along; of several on one
+// place the uppermost does.
 //
 // # What fails and what is said
 //
@@ -48,7 +49,8 @@
 //	everything else                                          Result.Without, and on it goes
 //	the context ends                                         its error, between two acts
 //
-// Without /proc nothing can be proven: nothing is mounted and nothing removed.
+// Where /proc is not mounted, and CAP_SYS_ADMIN is missing to make a procfs that
+// nobody else sees, nothing can be proven: nothing is mounted and nothing removed.
 //
 // # When not to use it
 //

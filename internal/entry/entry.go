@@ -84,6 +84,7 @@ type TmpfilesResult struct {
 	Steps  []Step
 	Failed int   // lines that could not be applied
 	First  error // why the first of them could not
+	Owners int   // lines that were applied but for the owner they name
 }
 
 // Step is one act.
@@ -132,6 +133,8 @@ type run struct {
 	state    *runfs.State
 	judge    *stale.Judge
 	judgeErr error
+	young    []newborn // sockets to be looked at once more
+	waited   bool
 	accounts *accounts.Source
 }
 
@@ -238,6 +241,9 @@ func (r *run) tmpfiles(ctx context.Context) error {
 	res, err := r.o.Tmpfiles(ctx, func() bool { return r.exclusively(ctx) }, r.o.DryRun)
 	for _, s := range res.Steps {
 		r.told(s)
+	}
+	if res.Owners > 0 {
+		r.without("the owners that %d lines of tmpfiles.d name, which this process may not give (CAP_CHOWN)", res.Owners)
 	}
 	switch {
 	case ctx.Err() != nil:

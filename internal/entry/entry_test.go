@@ -173,7 +173,7 @@ func TestInPlaceIsAsItWas(t *testing.T) {
 	inside(t, func(t *testing.T, root string) {
 		before := tree(t, root+"/run")
 		o := options(t, root)
-		o.Mode = InPlace
+		o.Mode, o.KeepStale = InPlace, true
 		res := mustRun(t, o)
 		if len(res.Without) > 0 || res.Situation.Fresh || isTmpfs(t, root+"/run") {
 			t.Errorf("without %q, %+v", res.Without, res.Situation)

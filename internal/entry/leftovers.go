@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -55,13 +57,66 @@ func (r *run) leftovers(ctx context.Context) error {
 	for _, pattern := range r.o.Stale {
 		last := pattern[strings.LastIndexByte(pattern, '/')+1:]
 		err := r.find(pattern, func(dir *fsat.Dir, name, shown string) error {
-			kind := kindByContent(dir, name)
-			if kind == stale.Directory && name != last {
-				return nil // an empty directory of the image matches a wildcard as well
+			kind, why := kindOfNamed(dir, name, name == last)
+			if kind == stale.Guess {
+				r.told(Step{Op: "leave", Path: shown, Left: true, Text: "leave " + shown, Why: why})
+				return nil
 			}
 			return r.leftover(ctx, dir, name, shown, kind, true)
 		})
 		if err != nil {
+			return err
+		}
+	}
+	return r.lookAgain(ctx)
+}
+
+// newborn is a socket that nobody has, and that is too young for anybody to say
+// so: bind(2) makes the file first.
+type newborn struct {
+	dir         *fsat.Dir // closed after the second look
+	name, shown string
+	named       bool
+}
+
+// youth is how long a socket counts as being made (package stale).
+const youth = time.Second
+
+// lookAgain waits until the sockets are old enough that were made just now, once
+// for all of them: a service that died right after its start has left them, and
+// the next one would find its address in use.
+func (r *run) lookAgain(ctx context.Context) error {
+	list := r.young
+	r.young = nil
+	defer func() {
+		for _, n := range list {
+			n.dir.Close()
+		}
+	}()
+	var wait time.Duration
+	for _, n := range list {
+		var st fsat.Stat
+		if n.dir.Stat(n.name, &st) == nil {
+			age := time.Since(time.Unix(0, max(st.Mtime, st.Ctime)))
+			wait = max(wait, min(youth-age, youth)+10*time.Millisecond)
+		}
+	}
+	if wait <= 0 {
+		return nil
+	}
+	r.told(Step{Op: "wait", Text: fmt.Sprintf("wait %v and look at %s again", wait.Round(time.Millisecond), list[0].shown),
+		Why: "nothing is bound to it, but it was made just now, and bind(2) may be under way"})
+	if r.o.DryRun {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(wait):
+	}
+	r.waited = true
+	for _, n := range list {
+		if err := r.leftover(ctx, n.dir, n.name, n.shown, stale.Socket, n.named); err != nil {
 			return err
 		}
 	}
@@ -130,7 +185,7 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 			if oerr != nil {
 				continue
 			}
-			err = r.below(ctx, inner, at, locks || e.name == "lock")
+			err = r.below(ctx, inner, at, at == r.target().Path+"/lock")
 			inner.Close()
 		default:
 			err = r.candidate(ctx, dir, e.name, at, e.typ, locks)
@@ -144,11 +199,11 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 
 // candidate looks at one object of /run, if it is of a kind that is left behind.
 func (r *run) candidate(ctx context.Context, dir *fsat.Dir, name, shown string, typ byte, locks bool) error {
-	kind := kindByName(name, typ, locks)
-	if kind == stale.Guess && typ == syscall.DT_REG && ownRecord(dir, name) {
-		kind = stale.PIDFile
-	}
+	kind, why := kindOf(dir, name, typ, locks)
 	if kind == stale.Guess {
+		if why != "" {
+			r.told(Step{Op: "leave", Path: shown, Left: true, Text: "leave " + shown, Why: why})
+		}
 		return nil
 	}
 	if r.proc == nil {
@@ -160,8 +215,8 @@ func (r *run) candidate(ctx context.Context, dir *fsat.Dir, name, shown string, 
 	return r.leftover(ctx, dir, name, shown, kind, false)
 }
 
-// kindByName says what an object below /run is for, Guess where its name does not
-// tell.
+// kindByName says what the name of an object below /run promises, Guess where it
+// tells nothing. locks says that the directory holds locks.
 func kindByName(name string, typ byte, locks bool) stale.Kind {
 	switch {
 	case typ == syscall.DT_SOCK:
@@ -178,34 +233,51 @@ func kindByName(name string, typ byte, locks bool) stale.Kind {
 	return stale.Guess
 }
 
-// kindByContent says what an object is for that the caller named: a file is a
-// PID file if it holds a PID, and else says something by being there, as a lock
-// does.
-func kindByContent(dir *fsat.Dir, name string) stale.Kind {
-	var st fsat.Stat
-	if dir.Stat(name, &st) != nil {
-		return stale.Guess
+// kindOf says what an object below /run is for: what its name promises and its
+// content does not belie. A file that holds a PID or nothing says something by
+// being there; one that holds something else is content, maybe of the image,
+// whatever it is called. A PID file of our own format is one by any name, while
+// another that begins with a number may be anything: a port, a count.
+func kindOf(dir *fsat.Dir, name string, typ byte, locks bool) (kind stale.Kind, why string) {
+	kind = kindByName(name, typ, locks)
+	if typ != syscall.DT_REG {
+		return kind, ""
 	}
-	switch {
-	case st.IsDir():
-		return stale.Directory
-	case !st.IsRegular():
-		return stale.Guess
+	switch rec, err := record(dir, name); {
+	case kind == stale.Guess && err == nil && rec.Own():
+		return stale.PIDFile, ""
+	case kind == stale.Guess:
+		return kind, ""
+	case err == nil, errors.Is(err, process.ErrEmpty), !errors.Is(err, process.ErrNoPID):
+		return kind, "" // what cannot be read the proofs cannot judge either, and say so
 	}
-	if kind := kindByName(name, syscall.DT_REG, false); kind != stale.Guess {
-		return kind
-	}
-	if _, err := record(dir, name); err == nil {
-		return stale.PIDFile
-	}
-	return stale.Lock
+	return stale.Guess, "it holds something else than a PID, so it is no leftover by itself"
 }
 
-// ownRecord says whether a file is a PID file of our own format, by whatever name.
-// Another file that begins with a number may be anything: a port, a count.
-func ownRecord(dir *fsat.Dir, name string) bool {
-	rec, err := record(dir, name)
-	return err == nil && rec.Own()
+// kindOfNamed says what an object is for that the caller named, by a pattern with
+// wildcards or in full. In full, even a file with other content says something by
+// being there, for the caller says so, and a directory may be a lock; a wildcard
+// also matches what the image brings.
+func kindOfNamed(dir *fsat.Dir, name string, inFull bool) (kind stale.Kind, why string) {
+	var st fsat.Stat
+	if dir.Stat(name, &st) != nil {
+		return stale.Guess, ""
+	}
+	switch kind, why = kindOf(dir, name, typeOf(&st), false); {
+	case st.IsDir() && inFull:
+		return stale.Directory, ""
+	case st.IsDir():
+		return stale.Guess, "it is a directory, which has to be named in full"
+	case kind != stale.Guess || !st.IsRegular():
+		return kind, why
+	}
+	if _, err := record(dir, name); err == nil {
+		return stale.PIDFile, ""
+	}
+	if inFull {
+		return stale.Lock, ""
+	}
+	return stale.Guess, "it holds no PID, so it has to be named in full"
 }
 
 // largestRecord is beyond every PID file; what is larger is not read.
@@ -216,8 +288,11 @@ func record(dir *fsat.Dir, name string) (process.Record, error) {
 	if err := dir.Stat(name, &st); err != nil {
 		return process.Record{}, err
 	}
-	if !st.IsRegular() || st.Size == 0 || st.Size > largestRecord {
+	switch {
+	case !st.IsRegular() || st.Size > largestRecord:
 		return process.Record{}, process.ErrNoPID
+	case st.Size == 0:
+		return process.Record{}, process.ErrEmpty
 	}
 	n, err := dir.OpenWork(name, linux.O_RDONLY)
 	if err != nil {
@@ -252,6 +327,13 @@ func (r *run) leftover(ctx context.Context, dir *fsat.Dir, name, shown string, k
 		}
 		return nil
 	}
+	if !r.waited && f.Kind == stale.Socket && f.Verdict == stale.CannotTell && len(f.Evidence) > 0 && f.Evidence[len(f.Evidence)-1].Proof == stale.JustMade {
+		fd, err := linux.Dup(dir.Fd())
+		if err == nil {
+			r.young = append(r.young, newborn{fsat.DirOf(fd), name, shown, named})
+			return nil
+		}
+	}
 	if f.Verdict != stale.Stale {
 		r.told(Step{Op: "leave", Path: shown, Left: true, Text: fmt.Sprintf("leave the %s %s, %s", f.Kind, shown, f.Verdict), Why: f.Why(), Proof: f.Evidence})
 		if named && f.Verdict == stale.CannotTell {
@@ -279,10 +361,7 @@ func (r *run) leftover(ctx context.Context, dir *fsat.Dir, name, shown string, k
 // notStale says for the copy of a /run what of it is not content.
 func (r *run) notStale(ctx context.Context) func(dir *fsat.Dir, name, shown string) (bool, string) {
 	return func(dir *fsat.Dir, name, shown string) (bool, string) {
-		kind := kindByName(name, syscall.DT_REG, strings.HasPrefix(shown, r.target().Path+"/lock/"))
-		if kind == stale.Guess && ownRecord(dir, name) {
-			kind = stale.PIDFile
-		}
+		kind, _ := kindOf(dir, name, syscall.DT_REG, path.Dir(shown) == r.target().Path+"/lock")
 		if kind == stale.Guess || r.o.KeepStale {
 			return true, ""
 		}

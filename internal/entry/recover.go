@@ -64,7 +64,7 @@ func (r *run) takeBack(ctx context.Context, dir, box *fsat.Dir, name, shown stri
 	if err := box.Stat(name, &st); err != nil {
 		return nil
 	}
-	kind := kindByName(name, typeOf(&st), true)
+	kind, _ := kindOf(box, name, typeOf(&st), true)
 	if kind != stale.Guess {
 		if err := r.leftover(ctx, box, name, shown, kind, false); err != nil {
 			return err

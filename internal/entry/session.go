@@ -80,10 +80,7 @@ func (r *run) userDir(uid, gid uint32, number string) error {
 			r.told(Step{Op: "mkdir", Path: shown + "/" + number, Text: fmt.Sprintf("make the directory %s/%s, mode 0700, of %d:%d", shown, number, uid, gid)})
 			return nil
 		}
-		attr := fsat.Attr{Mode: 0o755}
-		if r.res.Situation.UID != 0 {
-			attr.UID, attr.GID = fsat.KeepID, fsat.KeepID
-		}
+		attr := fsat.Attr{Mode: 0o755, UID: fsat.KeepID, GID: fsat.KeepID} // root's, where root does it
 		if err = run.Mkdir("user", attr); err == nil || errors.Is(err, syscall.EEXIST) {
 			err = run.Stat("user", &st)
 		}

@@ -103,12 +103,23 @@ func (r *run) keep(why string) error {
 		}
 		return nil
 	}
+	if kind == notDirectory {
+		at, err := r.o.Root.Resolve("/run/")
+		if err != nil || !at.Exists() {
+			r.without("%s: it is no directory, and no link to one; make it a directory in the image", t.Path)
+			return nil
+		}
+		at.Close()
+	}
 	r.told(Step{Op: "keep", Path: t.Path, Left: true, Text: "keep " + t.Path + " as it is", Why: why})
 	if kind == runfs.Tmpfs && r.o.Size != 0 {
 		return r.resize()
 	}
 	return nil
 }
+
+// notDirectory is a file at /run, or a link.
+const notDirectory runfs.Kind = "no directory"
 
 // kind is what is at /run, found out with two calls: most starts ask no more.
 func (r *run) kind() (runfs.Kind, error) {
@@ -118,7 +129,7 @@ func (r *run) kind() (runfs.Kind, error) {
 		return runfs.Missing, nil
 	}
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
-		return "no directory", nil
+		return notDirectory, nil
 	}
 	if err != nil {
 		return "", err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"strings"
 	"syscall"
@@ -13,6 +12,7 @@ import (
 	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/inroot"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/specifier"
 	"github.com/slashrun/slashrun/internal/unit"
 )
@@ -81,37 +81,50 @@ func (r *run) unit(text string) ([]string, error) {
 // that the command is to run as, and else we.
 func (r *run) owner(u *unit.Unit, s *unit.Service) (fsat.Attr, error) {
 	a := fsat.Attr{UID: 0, GID: 0, Mode: s.Mode}
-	users := r.users()
+	uid, gid, err := r.unitUser(s)
 	switch {
-	case s.User != "":
-		uid, gid, _, _, err := users.User(s.User)
-		if err != nil {
-			return a, fmt.Errorf("%s= of %s: %w", "User", u.Name, err)
-		}
-		if gid == accounts.NoID { // a number: its entry knows the group
-			known, err := users.UserByID(uid)
-			if gid = known.GID; err != nil {
-				gid = 0
-			}
-		}
+	case err == nil && s.User != "":
 		a.UID, a.GID = uid, gid
-	case r.o.User != nil:
-		a.UID, a.GID = r.o.User.UID, r.o.User.GID
+	case s.DynamicUser && errors.Is(err, accounts.ErrUnknown), err == nil:
+		// A user that systemd would make up: the command's own is in its place.
+		if r.o.User != nil {
+			a.UID, a.GID = r.o.User.UID, r.o.User.GID
+		}
+	default:
+		return a, fmt.Errorf("User= of %s: %w", u.Name, err)
 	}
 	if s.Group != "" {
-		gid, err := users.Group(s.Group)
-		if err != nil {
-			return a, fmt.Errorf("%s= of %s: %w", "Group", u.Name, err)
+		gid, err := r.users().Group(s.Group)
+		switch {
+		case err == nil:
+			a.GID = gid
+		case !s.DynamicUser || !errors.Is(err, accounts.ErrUnknown):
+			return a, fmt.Errorf("Group= of %s: %w", u.Name, err)
 		}
-		a.GID = gid
 	}
-	if uid := r.res.Situation.UID; uid != 0 && (a.UID != uid || a.GID != uint32(os.Getegid())) {
-		if s.User != "" && a.UID != uid {
-			r.without("giving the runtime directories of %s to %s: only root can give them away", u.Name, s.User)
+	if me := r.res.Situation.UID; !linux.HasCap(linux.CAP_CHOWN) {
+		if s.User != "" && a.UID != me {
+			r.without("giving the runtime directories of %s to user %d, which takes CAP_CHOWN", u.Name, a.UID)
 		}
 		a.UID, a.GID = fsat.KeepID, fsat.KeepID
 	}
 	return a, nil
+}
+
+// unitUser is User= with its group.
+func (r *run) unitUser(s *unit.Service) (uid, gid uint32, err error) {
+	if s.User == "" {
+		return 0, 0, nil
+	}
+	users := r.users()
+	if uid, gid, _, _, err = users.User(s.User); err != nil || gid != accounts.NoID {
+		return uid, gid, err
+	}
+	known, err := users.UserByID(uid) // a number: its entry knows the group
+	if errors.Is(err, accounts.ErrUnknown) {
+		return uid, 0, nil
+	}
+	return uid, known.GID, err
 }
 
 // runtimeDirectory makes one directory, with the directories above it 0755 of
@@ -173,10 +186,7 @@ func (r *run) above(run *fsat.Dir, rel string) (dir *fsat.Dir, name string, done
 			if r.o.DryRun {
 				return nil, path.Base(rest), done, nil
 			}
-			attr := fsat.Attr{Mode: 0o755}
-			if r.res.Situation.UID != 0 {
-				attr.UID, attr.GID = fsat.KeepID, fsat.KeepID
-			}
+			attr := fsat.Attr{Mode: 0o755, UID: fsat.KeepID, GID: fsat.KeepID} // root's, where root does it
 			if err = dir.Mkdir(first, attr); err == nil || errors.Is(err, syscall.EEXIST) {
 				next, err = dir.OpenDir(first)
 			}
@@ -221,7 +231,7 @@ func (r *run) adjust(parent *fsat.Dir, name, shown string, mode uint32, a fsat.A
 		}
 	}
 	err = n.Chmod(mode)
-	if err != nil && r.res.Situation.UID != 0 && errors.Is(err, syscall.EPERM) {
+	if errors.Is(err, syscall.EPERM) && now.UID != r.res.Situation.UID {
 		// Somebody else's, and it is there: the command will see whether it will do.
 		r.without("mode %04o of %s: it is of user %d", mode, shown, now.UID)
 		return nil

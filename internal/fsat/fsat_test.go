@@ -351,3 +351,30 @@ func TestMakeSubvolumeElsewhere(t *testing.T) {
 		}
 	})
 }
+
+// A copy that is to stop leaves nothing, and one of a file with holes keeps them.
+func TestCopySparse(t *testing.T) {
+	dir := t.TempDir()
+	d := open(t, dir)
+	must(t, os.WriteFile(dir+"/from", []byte("begin"), 0o600))
+	must(t, os.Truncate(dir+"/from", 1<<30))
+	src, err := d.OpenWork("from", linux.O_RDONLY)
+	must(t, err)
+	defer src.Close()
+	var st Stat
+	must(t, src.Stat(&st))
+	a := Attr{UID: KeepID, GID: KeepID, Mode: 0o640}
+	stop := errors.New("stop")
+	if err := d.CopySparse("to", src, &st, a, func() error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("a copy that was to stop: %v", err)
+	}
+	if got := names(t, dir); got != "from" {
+		t.Errorf("left are %q", got)
+	}
+	must(t, d.CopySparse("to", src, &st, a, nil))
+	var to syscall.Stat_t
+	must(t, syscall.Stat(dir+"/to", &to))
+	if to.Size != 1<<30 || to.Blocks > 2048 || to.Mode&0o7777 != 0o640 {
+		t.Errorf("%d bytes in %d blocks, mode %o", to.Size, to.Blocks, to.Mode)
+	}
+}

@@ -55,6 +55,18 @@ func NewConfig() *Config {
 // Empty says that no line counts, so that there is nothing to apply.
 func (c *Config) Empty() bool { return len(c.plain.order)+len(c.globs.order) == 0 }
 
+// KeepOwners makes the lines leave owner and group as the kernel gives them: for
+// who may not give files away, and has use for them all the same.
+func (c *Config) KeepOwners() {
+	for _, t := range []*table{&c.plain, &c.globs} {
+		for _, g := range t.order {
+			for _, it := range g.items {
+				it.UID, it.GID = ID{}, ID{}
+			}
+		}
+	}
+}
+
 // ReadError says that a file could not be read to its end. What was read before
 // that counts.
 type ReadError struct {
