@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -197,6 +198,33 @@ func TestIdentOfAProcessWithoutItsFirstThread(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// What a process has open is open still when its first thread has ended, whose
+// directory in /proc is empty then.
+func TestUsersOfLeaderless(t *testing.T) {
+	p := open(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := child(t, "SLASHRUN_TEST_ROLE=leaderless", "sh", "-c", `exec 9<"$1"; exec "$2"`, "sh", dir+"/file", self)
+	for st := (Stat{}); st.State != 'Z'; runtime.Gosched() { // the thread is on its way out
+		if st, err = p.stat(cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := p.Users(context.Background(), dir, 0, false, false)
+	if len(u.Incomplete) >= maxReasons {
+		t.Skip("Users ends early: there are too many processes that only root can look at")
+	}
+	if len(u.Holders) != 1 || u.Holders[0].PID != cmd.Process.Pid || u.Holders[0].How != "fd 9" {
+		t.Errorf("%+v, want process %d with fd 9", u.Holders, cmd.Process.Pid)
+	}
 }
 
 func TestIdentByHandle(t *testing.T) {

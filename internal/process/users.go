@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -74,9 +73,9 @@ func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere, e
 		if st.PID == p.self || st.Kernel() || st.Dead() {
 			continue
 		}
-		who := Process{st.PID, st.Comm}
+		who, at := Process{st.PID, st.Comm}, p.lively(st)
 		if nsErr == nil && !everywhere {
-			theirs, err := linux.Readlinkat(p.fd, strconv.Itoa(st.PID)+"/ns/mnt")
+			theirs, err := linux.Readlinkat(p.fd, at+"/ns/mnt")
 			if err == nil && theirs != ours || gone(err) {
 				continue
 			}
@@ -84,7 +83,7 @@ func (p *Proc) Users(ctx context.Context, dir string, mountID int, everywhere, e
 		if !kin[st.PID] && len(u.Others) < maxReasons {
 			u.Others = append(u.Others, who)
 		}
-		s.process(who)
+		s.process(who, at)
 		if len(u.Holders) >= maxReasons || len(u.Incomplete) >= maxReasons {
 			return u // decided
 		}
@@ -197,8 +196,8 @@ func (s *scan) incomplete(who Process, what string, err error) {
 		fmt.Sprintf("cannot see the %s of process %d (%s): %v", what, who.PID, who.Comm, err))
 }
 
-func (s *scan) process(who Process) {
-	pid := strconv.Itoa(who.PID)
+// process looks at one process; pid is its directory in the procfs (see lively).
+func (s *scan) process(who Process, pid string) {
 	links := []string{"cwd", "root", "exe"}
 	if s.empty {
 		links = links[:2]
