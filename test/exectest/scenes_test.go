@@ -51,8 +51,12 @@ var scenes = []scene{
 	{name: "tmpfs on run", services: []string{"postgresql"}, can: all, options: []string{"--tmpfs=/run"}, script: helper},
 	{name: "rootless tmpfs on run", rootless: true, services: []string{"apache2"}, can: all, options: []string{"--tmpfs=/run"}, script: helper},
 
-	// Of a volume on /run everything stays, and only the kernel can tell what is stale.
-	{name: "read-only with a volume on run", services: []string{"redis"}, can: []string{"apache2", "nginx", "redis"},
+	// The runtime puts a tmpfs on /run.
+	{name: "read-only", services: []string{"apache2"}, can: all, options: []string{"--read-only"}, more: writes, script: helper},
+
+	// Of a volume on /run everything stays, and only the kernel can tell what is stale:
+	// sockets, but no PID file, so apache2 cannot live so.
+	{name: "read-only with a volume on run", services: []string{"redis"}, can: []string{"nginx", "redis"},
 		options: []string{"--read-only"}, more: writes, volume: inRun},
 	{name: "any user with a volume on run", services: []string{"nginx"}, can: []string{"nginx"},
 		options: []string{"--user=12345:0", "--read-only", "--read-only-tmpfs=false"}, volume: inRun, fresh: true},
@@ -60,9 +64,10 @@ var scenes = []scene{
 		options: []string{"--user=12345:0", "--cap-drop=all"}, volume: inRun, fresh: true},
 
 	// A volume that somebody says is ours alone.
-	{name: "exclusive volume", services: []string{"postgresql"}, can: []string{"postgresql", "rails"}, script: helper,
-		volume: map[string]string{"postgresql": "/var/lib/postgresql", "rails": "/app/tmp/pids"},
+	{name: "exclusive volume", services: []string{"postgresql"}, can: []string{"apache2", "postgresql", "rails"}, script: helper,
+		volume: map[string]string{"apache2": "/run", "postgresql": "/var/lib/postgresql", "rails": "/app/tmp/pids"},
 		more: map[string][]string{
+			"apache2":    {"--env=SLASHRUN_EXEC_EXCLUSIVE=/run"},
 			"postgresql": {"--env=SLASHRUN_EXEC_EXCLUSIVE=/var/lib/postgresql"},
 			"rails":      {"--env=SLASHRUN_EXEC_EXCLUSIVE=/app/tmp/pids"},
 		}},
@@ -113,6 +118,7 @@ func (s scene) run(t *testing.T, w *world, name string) {
 	}
 	options = append(options, "localhost/example-"+name)
 	options = append(options, command(t, name, s.script[name])...)
+	ours := s.volume[name] != "/run" || strings.Contains(s.name, "exclusive")
 	var c *podtest.Container
 	for start := range restarts + 1 {
 		if c == nil || s.fresh {
@@ -120,19 +126,20 @@ func (s scene) run(t *testing.T, w *world, name string) {
 		}
 		r := c.Start(t)
 		service.ready(t, r)
-		for _, path := range service.gone {
-			if _, err := os.Lstat(fmt.Sprintf("/proc/%d/root%s", r.PID, path)); err == nil {
-				t.Errorf("start %d: %s is still there", start, path)
-			}
+		if service.dir != "" && start > 0 {
+			checkOlder(t, r, service.dir, ours)
 		}
 		if s.after != nil {
 			s.after(t, r)
 		}
 		v := newVandal(r)
 		service.plant(v)
+		if service.dir != "" {
+			v.older(service.dir)
+		}
 		v.check(t)
 		r.Kill(t)
-		if volume != "" && !strings.Contains(s.name, "exclusive") {
+		if !ours {
 			untilProvable()
 		}
 		if t.Failed() {
