@@ -361,7 +361,11 @@ func TestContainerOnAVolumeThatIsInUse(t *testing.T) {
 		defer l.Close()
 		c.mounts = append(c.mounts, "/tmp/volume:/run")
 		for _, c.bounding = range []bool{true, false} {
-			c.run(t, "exec", "--", "cat", "/run/other").check(t, 0, "new")
+			o := c.run(t, "exec", "--", "cat", "/run/other")
+			o.check(t, 0, "new")
+			if strings.Count(o.stderr, "\n") != 1 || !strings.Contains(o.stderr, "removing /run/app/LCK..ttyS0: ") || !strings.Contains(o.stderr, "name --exclusive /run/app if") {
+				t.Errorf("stderr %q", o.stderr)
+			}
 			// Nobody has app.sock, which is proven as soon as it is a second old: that is
 			// waited for.
 			if got := list(t, "/tmp/volume/app"); got != "LCK..ttyS0 app.pid fifo first.pid gone.pid live.pid live.sock state" {

@@ -327,7 +327,11 @@ func (r *run) leftover(ctx context.Context, dir *fsat.Dir, name, shown string, k
 		}
 		return nil
 	}
-	if !r.waited && f.Kind == stale.Socket && f.Verdict == stale.CannotTell && len(f.Evidence) > 0 && f.Evidence[len(f.Evidence)-1].Proof == stale.JustMade {
+	last := stale.Proof("")
+	if n := len(f.Evidence); n > 0 {
+		last = f.Evidence[n-1].Proof
+	}
+	if !r.waited && f.Kind == stale.Socket && f.Verdict == stale.CannotTell && last == stale.JustMade {
 		fd, err := linux.Dup(dir.Fd())
 		if err == nil {
 			r.young = append(r.young, newborn{fsat.DirOf(fd), name, shown, named})
@@ -336,7 +340,12 @@ func (r *run) leftover(ctx context.Context, dir *fsat.Dir, name, shown string, k
 	}
 	if f.Verdict != stale.Stale {
 		r.told(Step{Op: "leave", Path: shown, Left: true, Text: fmt.Sprintf("leave the %s %s, %s", f.Kind, shown, f.Verdict), Why: f.Why(), Proof: f.Evidence})
-		if named && f.Verdict == stale.CannotTell {
+		switch {
+		case f.Verdict != stale.CannotTell:
+		case f.PID != 0 && last == stale.ForeignNamespace:
+			// The service may refuse to start because of it, and say no more.
+			r.without("removing %s: %s (name --exclusive %s if no other container uses it)", shown, f.Why(), path.Dir(shown))
+		case named:
 			r.without("removing %s: %s", shown, f.Why())
 		}
 		return nil

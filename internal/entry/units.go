@@ -91,7 +91,7 @@ func (r *run) owner(u *unit.Unit, s *unit.Service) (fsat.Attr, error) {
 			a.UID, a.GID = r.o.User.UID, r.o.User.GID
 		}
 	default:
-		return a, fmt.Errorf("User= of %s: %w", u.Name, err)
+		return a, fmt.Errorf("the User= of %s: %w", u.Name, err)
 	}
 	if s.Group != "" {
 		gid, err := r.users().Group(s.Group)
@@ -99,7 +99,7 @@ func (r *run) owner(u *unit.Unit, s *unit.Service) (fsat.Attr, error) {
 		case err == nil:
 			a.GID = gid
 		case !s.DynamicUser || !errors.Is(err, accounts.ErrUnknown):
-			return a, fmt.Errorf("Group= of %s: %w", u.Name, err)
+			return a, fmt.Errorf("the Group= of %s: %w", u.Name, err)
 		}
 	}
 	if me := r.res.Situation.UID; !linux.HasCap(linux.CAP_CHOWN) {
