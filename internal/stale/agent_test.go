@@ -216,6 +216,17 @@ func (a *agentState) do(o order, r *reply) (err error) {
 		began := int64(id.InitStart)*tick + id.Offset
 		r.Stamp = &testStamp{Stamp{id, began}, time.Now().UnixNano()}
 		return nil
+	case "name": // the agent
+		return os.WriteFile("/proc/self/comm", []byte(o.Text), 0)
+	case "limit": // descriptors, to the lowest that is free and some more
+		free, err := syscall.Open("/", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		syscall.Close(free)
+		return softLimit(func(uint64) uint64 { return uint64(free + o.Backlog) })
+	case "unlimit":
+		return softLimit(func(hard uint64) uint64 { return hard })
 	case "drop": // root, for good
 		return errors.Join(syscall.Setgroups(nil), syscall.Setresgid(65534, 65534, 65534), syscall.Setresuid(65534, 65534, 65534))
 	case "reap":
@@ -241,6 +252,15 @@ func (a *agentState) do(o order, r *reply) (err error) {
 		return nil
 	}
 	return errors.New("no such order")
+}
+
+func softLimit(of func(hard uint64) uint64) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return err
+	}
+	l.Cur = of(l.Max)
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
 }
 
 func (a *agentState) expand(text string) (string, error) {

@@ -37,7 +37,7 @@ type ground struct {
 }
 
 func (g *ground) note(p Proof, format string, args ...any) {
-	g.evidence = append(g.evidence, Evidence{p, fmt.Sprintf(format, args...)})
+	g.evidence = append(g.evidence, evidence(p, format, args...))
 }
 
 // place is a directory that the user named.
@@ -197,7 +197,7 @@ func (j *Judge) alone(ctx context.Context, g *ground, fresh bool) error {
 	case c.Incomplete != "":
 		g.note(Hidden, "who else is alive cannot be seen: %s", c.Incomplete)
 	case len(c.Others) > 0:
-		g.note(NotAlone, "process %d (%s) is alive", c.Others[0].PID, strings.ToValidUTF8(c.Others[0].Comm, "?"))
+		g.note(NotAlone, "process %d (%s) is alive", c.Others[0].PID, c.Others[0].Comm)
 	default:
 		g.note(Alone, "nobody is alive in this PID namespace but us and our ancestors")
 		g.exclusive, g.kin = true, c.Kin
@@ -211,7 +211,7 @@ func (j *Judge) alone(ctx context.Context, g *ground, fresh bool) error {
 // see: there the emptiness of our PID namespace proves nothing.
 func (j *Judge) containerRoot(g *ground) Evidence {
 	no := func(p Proof, format string, args ...any) Evidence {
-		return Evidence{p, fmt.Sprintf(format, args...)}
+		return evidence(p, format, args...)
 	}
 	m := g.mount
 	switch {
@@ -238,7 +238,7 @@ func (j *Judge) containerRoot(g *ground) Evidence {
 // a path leads to anything.
 func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) Evidence {
 	no := func(format string, args ...any) Evidence {
-		return Evidence{NotContainerRoot, fmt.Sprintf(format, args...)}
+		return evidence(NotContainerRoot, format, args...)
 	}
 	if root.Root == "/" && !containerTypes[root.FSType] {
 		return no("/ is the whole of a file system (%s), as a machine's is", root.FSType)
@@ -333,7 +333,7 @@ func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
 			g.ours, g.notOurs = false, err.Error()
 		} else if m := reaches(table, g, o); m != "" {
 			g.ours = false
-			g.notOurs = fmt.Sprintf("process %d (%s) of another PID namespace has it in sight, through its mount on %s", who.PID, strings.ToValidUTF8(who.Comm, "?"), m)
+			g.notOurs = fmt.Sprintf("process %d (%s) of another PID namespace has it in sight, through its mount on %s", who.PID, who.Comm, m)
 		}
 		return g.ours
 	})

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
@@ -111,7 +113,18 @@ func (f *Finding) String() string {
 }
 
 func (f *Finding) note(p Proof, format string, args ...any) {
-	f.Evidence = append(f.Evidence, Evidence{p, fmt.Sprintf(format, args...)})
+	f.Evidence = append(f.Evidence, evidence(p, format, args...))
+}
+
+// evidence makes a piece of it that can be printed: names of processes and paths
+// may hold any byte, the escape sequences of a terminal among them.
+func evidence(p Proof, format string, args ...any) Evidence {
+	return Evidence{p, strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, fmt.Sprintf(format, args...))}
 }
 
 func (f *Finding) decide(v Verdict, p Proof, format string, args ...any) {

@@ -329,3 +329,62 @@ func TestNetworkFileSystem(t *testing.T) {
 		}
 	}
 }
+
+// Without descriptors nothing can be seen, and what cannot be seen is not stale: a
+// FIFO of the run before that this run has opened, a socket, a PID file.
+func TestNoDescriptorsLeft(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		dir := layers(t)
+		b := box{Root: "overlay", Dir: dir}
+		first := contain(t, b, 0)
+		first.must(order{Do: "mkfifo", Path: "/srv/fifo"})
+		first.must(order{Do: "write", Path: "/srv/x.pid", Text: "{pid}\n"})
+		first.kill()
+		settle()
+		a := contain(t, b, 0)
+		a.must(order{Do: "open", Path: "/srv/fifo", Type: syscall.O_RDWR})
+		a.must(order{Do: "bind", Path: "/srv/s", Type: syscall.SOCK_STREAM, Backlog: 1})
+		a.must(order{Do: "flock", Path: "/srv/x.pid"})
+		used := []string{"fifo", "s", "x.pid"}
+		for _, name := range used {
+			if f := a.look("/srv/"+name, Guess); f.Verdict != Live {
+				t.Errorf("with descriptors: %s", f)
+			}
+		}
+		failed, told := 0, 0
+		for more := range 12 {
+			for _, name := range used {
+				a.must(order{Do: "limit", Backlog: more})
+				r, err := a.ask(order{Do: "look", Path: "/srv/" + name, Newborn: true})
+				a.must(order{Do: "unlimit"})
+				switch {
+				case err != nil:
+					failed++
+				case r.Finding.Verdict == Stale:
+					t.Errorf("with %d more: %s", more, r.Finding)
+				default:
+					told++
+				}
+			}
+		}
+		if failed == 0 || told == 0 {
+			t.Errorf("%d failed, %d were told: the limit limits nothing, or all", failed, told)
+		}
+	})
+}
+
+// A process may call itself anything; what is told of it can be printed.
+func TestHostileNames(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		a := contain(t, box{Root: "overlay", Dir: layers(t)}, 0)
+		a.must(order{Do: "name", Text: ") Z\x1b[2J\n\xff("})
+		a.must(order{Do: "write", Path: "/srv/a\nb.pid", Text: "{pid}\n"})
+		f := a.look("/srv/a\nb.pid", Guess)
+		want(t, f, CannotTell, OfThisRun)
+		for _, e := range f.Evidence {
+			if strings.ContainsAny(e.Text, "\x1b\n\xff") {
+				t.Errorf("%q", e.Text)
+			}
+		}
+	})
+}
