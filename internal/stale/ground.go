@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -136,6 +135,9 @@ type seen struct {
 	at    time.Time // of who
 	socks []sockdiag.Socket
 	when  time.Time // of socks
+
+	layers  []layer
+	layered time.Time
 }
 
 // mounts is the mount table, read and parsed again only if a mount came or went.
@@ -319,9 +321,12 @@ func (j *Judge) rootMount() (int, error) {
 // place in sight: the PIDs in its files may be numbers of that one. In the initial
 // PID namespace these are all that there are.
 func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
-	if storage(g.dir) {
-		g.ours, g.notOurs = false, g.dir+" looks like a layer of a container"
-		g.note(Layer, "%s", g.notOurs)
+	switch why, err := j.layer(ctx, g, o); {
+	case err != nil:
+		return err
+	case why != "":
+		g.ours, g.notOurs = false, why
+		g.note(Layer, "%s", why)
 		return nil
 	}
 	err := j.proc.Tables(ctx, func(who process.Process, foreign bool, text []byte) bool {
@@ -357,7 +362,7 @@ func reaches(table []mounts.Mount, g *ground, o *object) string {
 	for i := range table {
 		m := &table[i]
 		rooted = rooted || m.Point == "/"
-		if upper(m, g.dir) {
+		if upper(m, g.dir) { // by its name; layer looks for its inode
 			return m.Point
 		}
 		if m.Major != g.mount.Major || m.Minor != g.mount.Minor {
@@ -371,86 +376,6 @@ func reaches(table []mounts.Mount, g *ground, o *object) string {
 		return "/, which its table does not show"
 	}
 	return ""
-}
-
-// upper reports whether the directory is in the upper layer of an overlay, whose
-// options tell its path. One that is not absolute may be anywhere.
-func upper(m *mounts.Mount, dir string) bool {
-	u, ok := upperdir(m)
-	return ok && (!strings.HasPrefix(u, "/") || under(dir, u))
-}
-
-// upperdir is that option of an overlay. overlayfs puts a backslash before commas
-// and backslashes of a path, and the kernel then writes those as octal digits
-// (seq_show_option), so that every plain comma ends an option.
-func upperdir(m *mounts.Mount) (string, bool) {
-	text, ok := m.Option("upperdir")
-	if !ok || m.FSType != "overlay" {
-		return "", false
-	}
-	var once, path []byte
-	for i := 0; i < len(text); i++ {
-		if text[i] == '\\' && i+3 < len(text) {
-			if v, err := strconv.ParseUint(text[i+1:i+4], 8, 8); err == nil {
-				once = append(once, byte(v))
-				i += 3
-				continue
-			}
-		}
-		once = append(once, text[i])
-	}
-	for i := 0; i < len(once); i++ {
-		if once[i] == '\\' && i+1 < len(once) {
-			i++
-		}
-		path = append(path, once[i])
-	}
-	return string(path), true
-}
-
-// layer says why the directory may be in the upper layer of somebody's overlay,
-// "" if it is in none that can be seen. There an inode is another one than that
-// of the same file seen through the overlay: a socket that is bound there refuses
-// here.
-func (j *Judge) layer(ctx context.Context, g *ground) (string, error) {
-	if storage(g.dir) {
-		return g.dir + " looks like a layer of a container", nil
-	}
-	why := ""
-	look := func(table []mounts.Mount) bool {
-		for i := range table {
-			if upper(&table[i], g.dir) {
-				why = g.dir + " is in the upper layer of the overlay on " + table[i].Point
-			}
-		}
-		return why == ""
-	}
-	if look(g.table) {
-		// Those that cannot be seen are left out: whoever has the right to remove a
-		// file in the layer of a container has the right to see it.
-		err := j.proc.Tables(ctx, func(who process.Process, _ bool, text []byte) bool {
-			table, err := mounts.ParseText(text)
-			return err != nil || look(table)
-		})
-		if err != nil && ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-	}
-	return why, nil
-}
-
-// storage reports whether the path is one that engines use for the layers of
-// containers: overlay/ID/diff (podman), overlay2/ID/diff (docker), snapshots/N/fs
-// (containerd). fuse-overlayfs does not tell its layers in the mount table.
-func storage(dir string) bool {
-	parts := strings.Split(dir, "/")
-	for i := 2; i < len(parts); i++ {
-		switch a, b := parts[i-2], parts[i]; {
-		case (a == "overlay" || a == "overlay2") && b == "diff", a == "snapshots" && b == "fs":
-			return true
-		}
-	}
-	return false
 }
 
 // insideOf is the path of g's directory within its file system.

@@ -41,7 +41,7 @@ func (j *Judge) socket(ctx context.Context, f *Finding, o *object) error {
 		f.decide(Stale, ConnectRefused, "nothing is bound to the socket, and nobody can be about to")
 		return nil
 	}
-	switch why, err := j.layer(ctx, o.ground); {
+	switch why, err := j.layer(ctx, o.ground, o); {
 	case err != nil:
 		return err
 	case why != "":

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
@@ -164,6 +165,27 @@ func TestUpperLayer(t *testing.T) {
 				t.Errorf("%s: %v", path, !is)
 			}
 		}
+	})
+}
+
+// The directory of a layer counts, not what it is called: the overlay was given a
+// path through a link, and we look through a bind mount of a part of it.
+func TestUpperLayerByAnotherName(t *testing.T) {
+	inside(t, func(t *testing.T) {
+		dir := layers(t)
+		links, bind := t.TempDir(), t.TempDir()
+		must(t, os.Symlink(dir, links+"/dir"))
+		a := contain(t, box{Root: "overlay", Dir: links + "/dir"}, 0)
+		a.must(order{Do: "mkdir", Path: "/srv/x"})
+		a.must(order{Do: "bind", Path: "/srv/x/s", Type: syscall.SOCK_STREAM, Backlog: 1})
+		must(t, linux.Mount(dir+"/upper/srv/x", bind, "", syscall.MS_BIND, ""))
+		defer linux.Unmount(bind, syscall.MNT_DETACH)
+		j := newJudge(t, Options{})
+		j.initial, j.newborn = true, 0
+		want(t, look(t, j, dir+"/upper/srv/x/s", Guess), CannotTell, Layer)
+		want(t, look(t, j, bind+"/s", Guess), CannotTell, Layer)
+		orphan(t, links+"/s")
+		want(t, look(t, j, links+"/s", Guess), Stale, ConnectRefused)
 	})
 }
 
