@@ -238,7 +238,7 @@ func TestNoProc(t *testing.T) {
 			}
 			text, err := os.ReadFile("/run/food/food.pid")
 			must(t, err)
-			if string(text) != fmt.Sprintf("%d\n", p.Process.Pid) {
+			if string(text) != fmt.Sprintf("%d\nlock=flock\n", p.Process.Pid) {
 				t.Errorf("%s: %q", what, text)
 			}
 			if _, line := begin(t, attr, env("daemon"), self); !strings.Contains(line, "holds it") {
@@ -246,6 +246,10 @@ func TestNoProc(t *testing.T) {
 			}
 			if _, line := begin(t, attr, env("check"), self); strings.Contains(line, "stale") {
 				t.Errorf("%s: check says %s", what, line)
+			}
+			p.kill() // and nobody's help is needed
+			if p, line = begin(t, attr, env("daemon"), self); line != "created" {
+				t.Errorf("%s: after a crash: %s", what, line)
 			}
 			p.end()
 			if got := names(t, "/run/food"); got != "" {

@@ -65,8 +65,9 @@ func create(path string) (*File, error) {
 		return nil, err
 	}
 	defer c.close()
-	// Without a /proc that tells who we are, the file has the number alone, and
-	// the lock.
+	// Without a /proc that tells who we are, the file has the number and the lock
+	// alone.
+	c.text = process.Record{PID: c.pid, Locked: true}.Text()
 	if c.proc != nil {
 		if r, err := c.proc.Record(c.pid); err == nil {
 			r.Locked = true
@@ -124,7 +125,7 @@ func newCreation(path string, pid int) (*creation, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &creation{path: path, name: name, dir: dir, pid: pid, text: process.Record{PID: pid}.Text()}
+	c := &creation{path: path, name: name, dir: dir, pid: pid}
 	if c.proc, c.noProc = process.Open(); errors.Is(c.noProc, syscall.EMFILE) || errors.Is(c.noProc, syscall.ENFILE) {
 		c.close()
 		return nil, c.noProc
@@ -382,10 +383,10 @@ func (c *creation) takeOver(fd int, st *fsat.Stat) (again bool, newFd int, inPla
 	case err != nil:
 		return false, -1, false, fmt.Errorf("%w, so it will not be overwritten: %s", ErrNoPIDFile,
 			strings.TrimPrefix(err.Error(), process.ErrNoPID.Error()+": "))
-	case r.Own() && r.Locked && local(fd):
+	case r.Locked && local(fd):
 		// Whoever wrote it keeps it locked while it lives, and we have the lock. Only
 		// one who lost its descriptor could be alive.
-		if c.proc != nil {
+		if r.Own() && c.proc != nil {
 			if id := c.find(r); id != nil {
 				defer id.Close()
 				if id.PID != c.pid {

@@ -84,7 +84,7 @@
 //	no space, no inode, EROFS, EACCES   Create: the kernel's error; what was there stays
 //	no descriptors left                 EMFILE, and nothing has changed
 //	the directory is not writable       Create rewrites a file that is; Close makes it empty
-//	no /proc, hidepid                   Create writes the number alone, and locks;
+//	no /proc, hidepid                   Create writes the number and the lock;
 //	                                    Check and Find say what they cannot see
 //	no pidfds (before Linux 5.3)        Find: ErrNoPidfd. Create and Check need none
 //	no flock (some network file systems) Create fails: put the file in /run

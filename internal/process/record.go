@@ -54,16 +54,15 @@ func (r Record) Text() string {
 	b.Grow(128)
 	b.WriteString(strconv.Itoa(r.PID))
 	b.WriteByte('\n')
-	if !r.Own() {
-		return b.String()
-	}
-	b.WriteString("boot-id=" + r.BootID + "\n")
-	for _, f := range r.fields() {
-		if *f.value != 0 || f.always {
-			b.WriteString(f.key)
-			b.WriteByte('=')
-			b.WriteString(strconv.FormatUint(*f.value, 10))
-			b.WriteByte('\n')
+	if r.Own() {
+		b.WriteString("boot-id=" + r.BootID + "\n")
+		for _, f := range r.fields() {
+			if *f.value != 0 || f.always {
+				b.WriteString(f.key)
+				b.WriteByte('=')
+				b.WriteString(strconv.FormatUint(*f.value, 10))
+				b.WriteByte('\n')
+			}
 		}
 	}
 	if r.Locked {
@@ -90,8 +89,8 @@ func (r *Record) fields() [4]field {
 // something else (postmaster.pid has a directory and a port there). It refuses
 // what no daemon meant: an empty file, words that are no number, two numbers on
 // the first line, 0 and below, NUL bytes, more than 4096 bytes. Of the identity lines all have to
-// be there and well-formed, or none counts. Lines with keys that it does not
-// know are left out.
+// be there and well-formed, or none counts, but for the one about the lock. Lines
+// with keys that it does not know are left out.
 func ParseRecord(text []byte) (Record, error) {
 	if len(text) > maxRecord {
 		return Record{}, fmt.Errorf("%w: it is longer than %d bytes", ErrNoPID, maxRecord)
@@ -113,7 +112,7 @@ func ParseRecord(text []byte) (Record, error) {
 	}
 	r := Record{PID: pid}
 	if !r.identity(rest) {
-		return Record{PID: pid}, nil
+		return Record{PID: pid, Locked: r.Locked}, nil
 	}
 	return r, nil
 }
@@ -147,34 +146,29 @@ func digits(s string) (uint64, bool) {
 }
 
 // identity reads the lines behind the first and reports whether all were there,
-// once each.
+// once each. The one about the lock counts by itself.
 func (r *Record) identity(text string) bool {
 	seen := map[string]bool{}
+	good := true
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		if !ok {
 			continue
 		}
-		if key == "lock" {
-			if value != "flock" || seen[key] {
-				return false
-			}
-			r.Locked, seen[key] = true, true
-		}
-		if key == "boot-id" {
-			if len(value) != 36 || strings.Trim(value, "0123456789abcdef-") != "" || seen[key] {
-				return false
-			}
+		switch key {
+		case "lock":
+			r.Locked = r.Locked || value == "flock"
+		case "boot-id":
+			good = good && !seen[key] && len(value) == 36 && strings.Trim(value, "0123456789abcdef-") == ""
 			r.BootID, seen[key] = value, true
 		}
 		for _, f := range r.fields() {
 			if f.key == key {
-				if *f.value, ok = digits(value); !ok || seen[key] {
-					return false
-				}
+				*f.value, ok = digits(value)
+				good = good && ok && !seen[key]
 				seen[key] = true
 			}
 		}
 	}
-	return seen["boot-id"] && seen["init-start"] && seen["pid-namespace"] && seen["start"] && r.Own()
+	return good && seen["boot-id"] && seen["init-start"] && seen["pid-namespace"] && seen["start"] && r.Own()
 }

@@ -12,6 +12,7 @@ var whole = Record{PID: 42, BootID: boot, InitStart: 7, PIDNS: 4026531836, Start
 
 func TestParseRecord(t *testing.T) {
 	bare := Record{PID: 42}
+	locked := Record{PID: 42, Locked: true}
 	noHandle := whole
 	noHandle.Handle = 0
 	for text, want := range map[string]Record{
@@ -23,13 +24,13 @@ func TestParseRecord(t *testing.T) {
 		strings.TrimSuffix(whole.Text(), "\n"):      whole,
 		whole.Text() + "another-key=5\nand words\n": whole,
 		// Half of an identity is none.
-		strings.Replace(whole.Text(), "start=12345\n", "", 1):         bare,
-		strings.Replace(whole.Text(), "start=12345", "start=-1", 1):   bare,
-		strings.Replace(whole.Text(), "start=12345", "start= 1", 1):   bare,
-		strings.Replace(whole.Text(), "lock=flock", "lock=ofd", 1):    bare,
-		strings.Replace(whole.Text(), boot, strings.ToUpper(boot), 1): bare,
-		whole.Text() + "start=12345\n":                                bare,
+		strings.Replace(whole.Text(), "start=12345\n", "", 1):         locked,
+		strings.Replace(whole.Text(), "start=12345", "start=-1", 1):   locked,
+		strings.Replace(whole.Text(), "start=12345", "start= 1", 1):   locked,
+		strings.Replace(whole.Text(), boot, strings.ToUpper(boot), 1): locked,
+		whole.Text() + "start=12345\n":                                locked,
 		whole.Text()[:60]:                                             bare,
+		"42\nlock=flock\n":                                            locked, "42\nlock=ofd\n": bare,
 	} {
 		if got, err := ParseRecord([]byte(text)); err != nil || got != want {
 			t.Errorf("%q: %+v, %v, want %+v", text, got, err, want)
@@ -57,6 +58,9 @@ func TestTextHasOneWordOfDigits(t *testing.T) {
 	}
 	if n != 1 || !strings.HasPrefix(whole.Text(), "42\n") {
 		t.Errorf("%q has %d words of digits", whole.Text(), n)
+	}
+	if got := (Record{PID: 42, Locked: true}).Text(); got != "42\nlock=flock\n" {
+		t.Errorf("a locked record is %q", got)
 	}
 	if got := (Record{PID: 42}).Text(); got != "42\n" {
 		t.Errorf("a bare record is %q", got)

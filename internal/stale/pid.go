@@ -42,8 +42,9 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 	}
 	o := &object{node: node, dir: dir, name: name}
 	n := &Named{}
+	var held error
 	if err = node.Stat(&o.st); err == nil {
-		n.hold(j, o)
+		held = n.hold(j, o)
 	}
 	node.Close() // or the look would find that we have it open
 	if err != nil {
@@ -58,6 +59,9 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 		n.Close()
 		return nil, fmt.Errorf("%s: %w", shown, ErrChanged)
 	}
+	if n.Verdict == CannotTell && errors.Is(held, process.ErrNoPID) {
+		n.note(NoPID, "%v", held) // which is more than that it may be used
+	}
 	n.prove(j, o)
 	if n.Verdict != Live {
 		n.Close()
@@ -66,17 +70,17 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 }
 
 // hold reads the record and holds its process, as far as there are any.
-func (n *Named) hold(j *Judge, o *object) {
+func (n *Named) hold(j *Judge, o *object) error {
 	if !o.st.IsRegular() {
-		return
+		return nil
 	}
 	text, err := content(o)
 	if err != nil {
-		return
+		return err
 	}
 	r, err := process.ParseRecord(text)
 	if err != nil {
-		return
+		return err
 	}
 	n.Record = &r
 	if r.Own() {
@@ -89,6 +93,7 @@ func (n *Named) hold(j *Judge, o *object) {
 	} else if n.Process.Dead {
 		n.Close()
 	}
+	return nil
 }
 
 // prove finds out whether the held process is the one that is meant.
