@@ -442,13 +442,13 @@ func (c *creation) look() error {
 	case n.PID == c.pid && ourNumber(last):
 		return nil // a file of before, or one that whoever started the process wrote for it
 	case n.Verdict == stale.Live:
-		e := &HeldError{Path: c.path, Why: n.Why()}
+		e := &HeldError{Path: c.path, Why: printable(n.Why())}
 		if n.Process != nil {
 			e.PID, e.Name = n.Process.PID, n.Process.Comm
 		}
 		return e
 	}
-	return fmt.Errorf("%w: %s; remove the file if you know that it does not", ErrUncertain, n.Why())
+	return fmt.Errorf("%w: %s; remove the file if you know that it does not", ErrUncertain, printable(n.Why()))
 }
 
 // ourNumber reports whether the number in the file is one of our own PID namespace,
@@ -509,7 +509,9 @@ func (f *File) remove() error {
 // KeepOnExec lets a program that this process becomes, execve(2), hold the file:
 // same PID, same start time, and the lock goes along with the descriptor. Nobody
 // removes the file then; the next Create takes it over. Every child that is
-// started from now on inherits the descriptor, too, unless it closes it.
+// started from now on inherits the descriptor, too, unless it closes it. If the
+// program itself calls Create, that is a *HeldError with its own PID: the file is
+// held already.
 func (f *File) KeepOnExec() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

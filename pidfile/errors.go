@@ -3,6 +3,9 @@ package pidfile
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
 )
 
 // Errors that [errors.Is] finds in what this package returns. A file that is not
@@ -34,7 +37,8 @@ var (
 type HeldError struct {
 	Path string
 	// PID and Name are of the process that the file names, if that lives, else of
-	// one that has locked it; 0 and empty if neither can be seen.
+	// one that has locked it; 0 and empty if neither can be seen. The process has
+	// chosen its name itself: any byte may be in it. Error escapes it.
 	PID  int
 	Name string
 	// Why says more.
@@ -44,9 +48,19 @@ type HeldError struct {
 func (e *HeldError) Error() string {
 	who := "another process"
 	if e.PID != 0 {
-		who = fmt.Sprintf("process %d (%s)", e.PID, e.Name)
+		who = fmt.Sprintf("process %d (%s)", e.PID, printable(e.Name))
 	}
 	return fmt.Sprintf("%s: %s holds it: %s", e.Path, who, e.Why)
+}
+
+// printable escapes what does not print: a process's name must not draw on
+// somebody's terminal, nor begin a line of a log.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) < 0 {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
 }
 
 // Is reports whether target is ErrHeld.

@@ -34,8 +34,8 @@ type Process struct {
 //     ErrNotRunning, or ErrUncertain with the reason);
 //   - the kernel has pidfds (else ErrNoPidfd).
 //
-// A file of another program that names PID 1 or the caller itself is
-// ErrUncertain.
+// PID 1, or the caller itself, is ErrUncertain, unless it wrote the file itself, by
+// Create.
 //
 // Files that Create wrote prove themselves. Of others it has to be known that the
 // clock was not set back since, which Status.Evidence tells.
@@ -48,7 +48,12 @@ func Find(path string) (*Process, error) {
 }
 
 func find(path string) (*Process, error) {
-	dir, name, err := walk(path)
+	p, err := process.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	dir, name, err := walk(p, path)
 	if err != nil {
 		return nil, err
 	}
@@ -56,11 +61,6 @@ func find(path string) (*Process, error) {
 	if err := trustFile(dir, name, path); err != nil {
 		return nil, err
 	}
-	p, err := process.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer p.Close()
 	n, err := lookAt(p, dir, name, path)
 	if err != nil {
 		return nil, err
@@ -74,8 +74,8 @@ func find(path string) (*Process, error) {
 		err = fmt.Errorf("%w: %s", ErrNotRunning, s.Why())
 	case s.Verdict == Unknown || !s.Proven:
 		err = fmt.Errorf("%w: %s", ErrUncertain, s.Why())
-	case !n.Record.Own() && (n.Process.PID == 1 || n.Process.PID == os.Getpid()):
-		err = fmt.Errorf("%w: it names process %d, which no daemon is that another program writes the PID file of", ErrUncertain, n.Process.PID)
+	case !(n.Record.Own() && n.Record.Locked) && (n.Process.PID == 1 || n.Process.PID == os.Getpid()):
+		err = fmt.Errorf("%w: it names process %d, which did not write it itself", ErrUncertain, n.Process.PID)
 	case !n.Process.Held():
 		err = ErrNoPidfd
 	}

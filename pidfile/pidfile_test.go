@@ -553,6 +553,44 @@ func testIDsInFiles(t *testing.T, dir string) {
 	}
 }
 
+// A file that another wrote for PID 1, with all the proof there is.
+func TestSignalRefusesInit(t *testing.T) {
+	trustedTest(t, func(t *testing.T, dir string) {
+		path := filepath.Join(dir, "food.pid")
+		for _, pid := range []int{1, os.Getpid()} {
+			must(t, WriteFor(path, pid))
+			if err := Signal(path, 0); !errors.Is(err, ErrUncertain) {
+				t.Errorf("%d: %v", pid, err)
+			}
+			must(t, os.Remove(path))
+		}
+	})
+}
+
+// What a process calls itself does not reach the terminal.
+func TestErrorsEscapeNames(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "a\x1b[31m\nb")
+	sleep, err := os.ReadFile("/bin/sleep")
+	must(t, err)
+	must(t, os.WriteFile(program, sleep, 0o755))
+	cmd := exec.Command(program, "1000")
+	must(t, cmd.Start())
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	path := filepath.Join(dir, "food.pid")
+	must(t, WriteFor(path, cmd.Process.Pid))
+	_, err = Create(path)
+	var held *HeldError
+	if !errors.As(err, &held) || held.Name != "a\x1b[31m\nb" || strings.ContainsAny(err.Error(), "\x1b\n") || !strings.Contains(err.Error(), `a\x1b[31m\nb`) {
+		t.Errorf("%q", err)
+	}
+	st, err := Check(path)
+	must(t, err)
+	if strings.ContainsAny(st.Why(), "\x1b\n") {
+		t.Errorf("%q", st.Why())
+	}
+}
+
 func TestStatTypes(t *testing.T) {
 	var st fsat.Stat
 	st.Mode = syscall.S_IFREG | 0o644
@@ -563,7 +601,7 @@ func TestStatTypes(t *testing.T) {
 		{0, 0o644, true}, {7, 0o600, true}, {8, 0o600, false}, {0, 0o664, false}, {0, 0o646, false}, {7, 0o1777, false}, {0, 0o755, true},
 	} {
 		st.UID, st.Mode = c.uid, syscall.S_IFREG|c.mode
-		if err := checkNode("x", &st, 7); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrUntrusted) {
+		if err := checkNode("x", &st, [2]uint32{0, 7}); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrUntrusted) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}

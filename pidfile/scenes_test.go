@@ -136,6 +136,38 @@ func TestSignalRefusesTheFilesOfOthers(t *testing.T) {
 	})
 }
 
+// In a user namespace all users that are not mapped look like one, which may be
+// the caller's own number.
+func TestSignalAsTheOverflowUser(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true, Root: nstest.RootEmpty}, func(t *testing.T) {
+		const mapped = 5000
+		must(t, os.Mkdir("/run/food", 0o755))
+		path := "/run/food/food.pid"
+		attr := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: mapped, Gid: mapped}}
+		must(t, os.Chown("/run/food", mapped, mapped))
+		victim, line := begin(t, attr, []string{"SLASHRUN_TEST_ROLE=daemon", "SLASHRUN_TEST_FILE=" + path}, "/proc/self/exe")
+		if line != "created" {
+			t.Fatal(line)
+		}
+		for _, dir := range []string{"/", "/run", "/run/food"} {
+			must(t, os.Chown(dir, 1234, 1234))
+		}
+		must(t, os.Chown(path, 1234, 1234))
+		for _, inner := range []int{65534, 77} {
+			attr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER,
+				UidMappings: []syscall.SysProcIDMap{{ContainerID: inner, HostID: mapped, Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{ContainerID: inner, HostID: mapped, Size: 1}},
+				Credential:  &syscall.Credential{Uid: uint32(inner), Gid: uint32(inner), NoSetGroups: true}}
+			_, line = begin(t, attr, []string{"SLASHRUN_TEST_ROLE=signal", "SLASHRUN_TEST_FILE=" + path}, "/proc/self/exe")
+			if !strings.Contains(line, "untrusted: true") {
+				t.Errorf("as user %d there: %s", inner, line)
+			}
+			victim.alive(t, "overflow user")
+		}
+	})
+}
+
 // Without pidfds nobody is signalled, and all else works.
 func TestSignalNeedsPidfds(t *testing.T) {
 	testenv.Need(t, testenv.Root)

@@ -155,7 +155,7 @@ func status(path string, n *stale.Named) *Status {
 		s.Name, s.Here = n.Process.Comm, n.Process.PID
 	}
 	for _, e := range n.Evidence {
-		s.Evidence = append(s.Evidence, Evidence{string(e.Proof), e.Text})
+		s.Evidence = append(s.Evidence, Evidence{string(e.Proof), printable(e.Text)})
 	}
 	return s
 }

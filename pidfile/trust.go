@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
+	"github.com/slashrun/slashrun/internal/process"
 )
 
 // maxLinks is how many links a path may lead through, as in path_resolution(7).
@@ -18,7 +21,7 @@ const maxLinks = 40
 // every directory and link on the way is theirs, and no directory can be written
 // to by others. It ends with the directory of the last element.
 type trusted struct {
-	euid  uint32
+	proc  *process.Proc
 	dir   *fsat.Dir
 	shown string // of dir
 	links int
@@ -28,7 +31,7 @@ type trusted struct {
 // element. Unlike the kernel it stops, with ErrUntrusted, at what others could
 // have put there. (A sticky directory, as /tmp, is such a place: they cannot
 // replace the file, but could have been the first to make it.)
-func walk(path string) (dir *fsat.Dir, name string, err error) {
+func walk(p *process.Proc, path string) (dir *fsat.Dir, name string, err error) {
 	if path == "" || path[len(path)-1] == '/' {
 		return nil, "", fmt.Errorf("%w: the path names no file", syscall.EINVAL)
 	}
@@ -39,7 +42,7 @@ func walk(path string) (dir *fsat.Dir, name string, err error) {
 		}
 		path = wd + "/" + path
 	}
-	t := &trusted{euid: linux.Geteuid()}
+	t := &trusted{proc: p}
 	if t.dir, err = fsat.OpenDir("/"); err != nil {
 		return nil, "", err
 	}
@@ -112,18 +115,73 @@ func (t *trusted) check() error {
 	if err := t.dir.Stat("", &st); err != nil {
 		return err
 	}
-	return checkNode(t.shown, &st, t.euid)
+	if err := checkNode(t.shown, &st, owners()); err != nil {
+		return err
+	}
+	return t.checkServer()
+}
+
+// fuseMagic is FUSE_SUPER_MAGIC of linux/magic.h. There a program says who owns
+// what, and what is in the files.
+const fuseMagic = 0x65735546
+
+// checkServer refuses a directory on a FUSE file system that another user has
+// mounted, fuse(8).
+func (t *trusted) checkServer() error {
+	magic, err := linux.Fstatfs(t.dir.Fd())
+	if err != nil || magic != fuseMagic {
+		return err
+	}
+	id, err := t.proc.MountID(t.dir.Fd())
+	if err != nil {
+		return err
+	}
+	text, err := t.proc.MountInfo(false)
+	if err != nil {
+		return err
+	}
+	table, err := mounts.ParseText(text)
+	if err != nil {
+		return err
+	}
+	m := mounts.ByID(table, id)
+	if m == nil {
+		return fmt.Errorf("%w: who mounted the FUSE file system of %s cannot be seen", ErrUntrusted, t.shown)
+	}
+	if who, ok := m.Option("user_id"); ok && who != "0" && who != strconv.Itoa(int(linux.Geteuid())) {
+		return fmt.Errorf("%w: %s is on a FUSE file system of user %s, who could show anything there", ErrUntrusted, t.shown, who)
+	}
+	return nil
+}
+
+// owners are the users whose files are trusted: root, and the caller. In a user
+// namespace all users that are not mapped show as one, the overflow user: where the
+// caller is that one, too, its files cannot be told from theirs.
+func owners() [2]uint32 {
+	euid := linux.Geteuid()
+	overflow := "65534"
+	if text, err := linux.ReadSmallFile("/proc/sys/kernel/overflowuid"); err == nil {
+		overflow = strings.TrimSpace(text)
+	}
+	if strconv.Itoa(int(euid)) != overflow {
+		return [2]uint32{0, euid}
+	}
+	text, err := linux.ReadSmallFile("/proc/self/uid_map")
+	if f := strings.Fields(text); err == nil && len(f) == 3 && f[0] == "0" && f[2] == "4294967295" {
+		return [2]uint32{0, euid} // all are mapped
+	}
+	return [2]uint32{0, 0}
 }
 
 // checkNode returns nil if nobody but root and the caller can have written a file
 // or directory. The group's bits are the mask of an ACL, if there is one.
-func checkNode(shown string, st *fsat.Stat, euid uint32) error {
+func checkNode(shown string, st *fsat.Stat, owners [2]uint32) error {
 	what := "the file"
 	if st.IsDir() {
 		what = "the directory"
 	}
 	switch {
-	case st.UID != 0 && st.UID != euid:
+	case st.UID != owners[0] && st.UID != owners[1]:
 		return fmt.Errorf("%w: %s %s belongs to user %d, who could have named any process in it; as that user it can be done", ErrUntrusted, what, shown, st.UID)
 	case st.Perm()&0o002 != 0:
 		return fmt.Errorf("%w: %s %s can be written to by everybody (mode %04o)", ErrUntrusted, what, shown, st.Perm())
@@ -142,5 +200,5 @@ func trustFile(dir *fsat.Dir, name, shown string) error {
 	if !st.IsRegular() {
 		return fmt.Errorf("%w: it is a %s", ErrNoPIDFile, typeName(st.Type()))
 	}
-	return checkNode(shown, &st, linux.Geteuid())
+	return checkNode(shown, &st, owners())
 }

@@ -208,7 +208,7 @@ func (r *pidfileRun) text(err error) string {
 	if errors.As(err, &pe) && pe.Path == r.file {
 		err = pe.Err
 	}
-	return Quote(r.file) + ": " + strings.TrimPrefix(err.Error(), r.file+": ")
+	return Quote(r.file) + ": " + Quote(strings.TrimPrefix(err.Error(), r.file+": "))
 }
 
 func exitOfPIDError(err error) int {
@@ -313,14 +313,9 @@ func (r *pidfileRun) write() int {
 	if len(r.command) > 0 {
 		return r.become()
 	}
-	pid := os.Getppid()
-	if r.pid != "" {
-		var err error
-		if pid, err = process.ParsePID(r.pid); err != nil {
-			return r.env.Usagef("pidfile: --pid %v", err)
-		}
-	} else if pid == 0 {
-		return r.env.Usagef("pidfile: whoever called is outside of this PID namespace; name a process with --pid")
+	pid, err := r.whose()
+	if err != nil {
+		return r.env.Usagef("pidfile: %v", err)
 	}
 	if err := pidfile.WriteFor(r.file, pid); err != nil {
 		return r.fail(err)
@@ -329,6 +324,29 @@ func (r *pidfileRun) write() int {
 		return r.env.Output(func(w *bufio.Writer) { fmt.Fprintf(w, "%s: names process %d; nobody holds it\n", Quote(r.file), pid) })
 	}
 	return ExitOK
+}
+
+// whose is the process that write names: the caller, unless --pid says otherwise.
+// If the caller has ended our parent is another, init or a subreaper, which is not
+// meant: that one is not of our session.
+func (r *pidfileRun) whose() (int, error) {
+	if r.pid != "" {
+		pid, err := process.ParsePID(r.pid)
+		if err != nil {
+			return 0, fmt.Errorf("--pid %w", err)
+		}
+		return pid, nil
+	}
+	pid := os.Getppid()
+	if pid == 0 {
+		return 0, errors.New("whoever called is outside of this PID namespace; name a process with --pid")
+	}
+	ours, err1 := linux.Getsid(0)
+	theirs, err2 := linux.Getsid(pid)
+	if pid == 1 || err1 != nil || err2 != nil || ours != theirs {
+		return 0, fmt.Errorf("our parent is process %d, which may not be who called; name a process with --pid", pid)
+	}
+	return pid, nil
 }
 
 // become holds the file and is the command from then on.

@@ -82,3 +82,9 @@ func Inheritable(fd int) bool {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 	return err == nil && flags&unix.FD_CLOEXEC == 0
 }
+
+// Getsid is the session of a process, getsid(2); of the caller for 0.
+func Getsid(pid int) (int, error) {
+	sid, err := unix.Getsid(pid)
+	return sid, wrap("getsid", err)
+}
