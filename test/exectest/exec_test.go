@@ -10,6 +10,7 @@ import (
 // The images that the scenes of a test need are built in it once.
 func TestRootful(t *testing.T) {
 	inWorld(t, false, podtest.Overlay, all, func(t *testing.T, w *world) {
+		t.Run("README", func(t *testing.T) { testReadme(t, w) })
 		t.Run("without", func(t *testing.T) { testFailures(t, w) })
 		t.Run("with", func(t *testing.T) { runScenes(t, w, false) })
 		t.Run("beside", func(t *testing.T) { testNeighbours(t, w) })

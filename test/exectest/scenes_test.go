@@ -152,8 +152,9 @@ func (s scene) run(t *testing.T, w *world, name string) {
 // be proven stale on a volume: bind(2) makes the file first and binds the socket then,
 // so for a second nobody can tell.
 func untilProvable() {
-	for made := time.Now(); time.Since(made) <= time.Second; {
-		time.Sleep(made.Add(time.Second + time.Millisecond).Sub(time.Now()))
+	provable := time.Now().Add(time.Second + time.Millisecond)
+	for left := time.Second; left > 0; left = time.Until(provable) {
+		time.Sleep(left)
 	}
 }
 
