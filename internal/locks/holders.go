@@ -138,15 +138,15 @@ func (s *search) processes(ctx context.Context) error {
 		}
 		s.comms[st.PID] = st.Comm
 		if !st.Kernel() && st.State != 'X' && st.State != 'x' {
-			s.process(process.Process{PID: st.PID, Comm: st.Comm})
+			s.process(process.Process{PID: st.PID, Comm: st.Comm}, s.proc.Lively(st))
 		}
 	}
 	return nil
 }
 
-func (s *search) process(who process.Process) {
-	pid := strconv.Itoa(who.PID)
-	names, err := s.proc.Names(pid + "/fd")
+// process looks at the descriptors of who, whose directory in the procfs is at.
+func (s *search) process(who process.Process, at string) {
+	names, err := s.proc.Names(at + "/fd")
 	if err != nil {
 		if !process.Gone(err) {
 			s.report.incomplete("cannot see the descriptors of process %d (%s): %v", who.PID, who.Comm, err)
@@ -154,7 +154,7 @@ func (s *search) process(who process.Process) {
 		return
 	}
 	for _, name := range names {
-		dev, ino, err := s.proc.Inode(pid + "/fd/" + name)
+		dev, ino, err := s.proc.Inode(at + "/fd/" + name)
 		if err != nil || dev != s.dev || ino != s.ino {
 			continue // gone, or a file system that does not answer and so is not ours, which did
 		}
@@ -162,7 +162,7 @@ func (s *search) process(who process.Process) {
 		if err != nil {
 			continue
 		}
-		info, err := s.proc.FDInfo(pid, fd)
+		info, err := s.proc.FDInfo(at, fd)
 		if err != nil {
 			if !process.Gone(err) {
 				s.report.incomplete("cannot see descriptor %d of process %d (%s): %v", fd, who.PID, who.Comm, err)

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +25,23 @@ import (
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
+func init() { runtime.LockOSThread() } // main stays on the first thread, see leaderless
+
+// leaderless ends the first thread of this process and leaves the others, until
+// standard input ends.
+func leaderless() {
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	}()
+	fmt.Println("ready")
+	syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
 func TestMain(m *testing.M) {
+	if os.Getenv("SLASHRUN_TEST_ROLE") == "leaderless" {
+		leaderless()
+	}
 	seccomptest.Setup()
 	nstest.Main(m)
 }
@@ -162,6 +180,27 @@ func TestTheTakerIsDead(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// A process whose first thread has ended has its descriptors in another place.
+func TestHolderWithoutItsFirstThread(t *testing.T) {
+	testenv.Need(t, testenv.Tool("flock"))
+	path := filepath.Join(t.TempDir(), "lock")
+	self, err := os.Executable()
+	must(t, err)
+	child := shell(t, `exec 9>"$1"; flock 9; SLASHRUN_TEST_ROLE=leaderless exec "$2"`, path, self)
+	for {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(child.Process.Pid) + "/stat")
+		must(t, err)
+		if strings.Contains(string(text), ") Z ") {
+			break
+		}
+		runtime.Gosched()
+	}
+	r := report(t, openFile(t, path))
+	if len(r.Holders) != 1 || r.Holders[0].PID != child.Process.Pid || r.Holders[0].FD != 9 {
+		t.Errorf("%+v", r)
+	}
 }
 
 func TestEveryKind(t *testing.T) {

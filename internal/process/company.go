@@ -110,6 +110,11 @@ func (p *Proc) lively(st Stat) string {
 	return at
 }
 
+// Lively is the directory in the procfs that tells of a living process ("7"), or
+// of one of its threads where its first thread has ended ("7/task/9"): for the
+// names that ReadFile, Names, Inode and FDInfo take.
+func (p *Proc) Lively(st Stat) string { return p.lively(st) }
+
 // OwnNumbers returns nil if the numbers of this procfs are those of our own PID
 // namespace, so that they mean to a system call what they mean here.
 func (p *Proc) OwnNumbers() error { return p.ours() }

@@ -61,7 +61,7 @@ type FDInfo struct {
 	Locks   []string // the "lock:" lines, without that word
 }
 
-// FDInfo reads /proc/PID/fdinfo/FD. pid is a number or "self".
+// FDInfo reads /proc/PID/fdinfo/FD. pid is a number, "self", or what Lively gives.
 func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
 	text, err := p.ReadFile(pid + "/fdinfo/" + strconv.Itoa(fd))
 	if err != nil {
