@@ -91,6 +91,8 @@
 //	read-only mount                     the verdict stands, Remove is EROFS
 //	no inode or space left              Remove works in directories that only we may write
 //	a socket seen below an overlay      cannot tell
+//	no descriptors or memory left       an error, or cannot tell
+//	FAT, read-only images               times too coarse or none: no age is proven
 //	something changed since the look    ErrChanged, and it stays
 //	vanished before the look            fs.ErrNotExist
 //	SIGKILL in Remove                   a directory .#slashrun.* may stay, with the proven entry

@@ -105,6 +105,11 @@ func FuzzHostSign(f *testing.F) {
 		g := &ground{mount: &table[0], dir: dir}
 		reaches(table, g, &object{name: "x"})
 		storage(dir)
+		for i := range table {
+			if u, ok := upperdir(&table[i]); ok && len(u) > len(table[i].SuperOptions) {
+				t.Errorf("%q is longer than %q", u, table[i].SuperOptions)
+			}
+		}
 	})
 }
 
