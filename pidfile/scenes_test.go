@@ -3,6 +3,7 @@ package pidfile
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,6 +165,26 @@ func TestSignalAsTheOverflowUser(t *testing.T) {
 				t.Errorf("as user %d there: %s", inner, line)
 			}
 			victim.alive(t, "overflow user")
+		}
+	})
+}
+
+// Another user's FUSE file system: his program decides what is there, or never
+// answers, as here. Nothing may wait for it.
+func TestSignalAsksNoFUSE(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true, Root: nstest.RootEmpty}, func(t *testing.T) {
+		must(t, os.Mkdir("/run/food", 0o755))
+		err := syscall.Mknod("/dev/fuse", syscall.S_IFCHR|0o600, int(linux.Makedev(10, 229)))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+		dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+		testenv.Need(t, testenv.Requirement{What: "a kernel with FUSE", Check: func() error { return err }})
+		defer dev.Close() // which ends the file system
+		must(t, syscall.Mount("x", "/run/food", "fuse.x", 0, fmt.Sprintf("fd=%d,rootmode=40755,user_id=1234,group_id=1234,allow_other", dev.Fd())))
+		if err := Signal("/run/food/food.pid", 0); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "FUSE file system of user 1234") {
+			t.Errorf("%v", err)
 		}
 	})
 }

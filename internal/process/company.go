@@ -293,7 +293,7 @@ func (p *Proc) Mounted() (int64, error) {
 // it: statx(2) since Linux 5.8, else fdinfo.
 func (p *Proc) MountID(fd int) (int, error) {
 	var st linux.StatxT
-	err := linux.Statx(fd, "", linux.AT_EMPTY_PATH, linux.StatxMountID, &st)
+	err := linux.Statx(fd, "", linux.AT_EMPTY_PATH|linux.AT_STATX_DONT_SYNC, linux.StatxMountID, &st)
 	if err == nil && st.Mask&linux.StatxMountID != 0 {
 		return int(st.Mnt_id), nil
 	}
