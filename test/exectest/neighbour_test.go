@@ -94,6 +94,10 @@ func testNeighbours(t *testing.T, w *world) {
 			if !strings.Contains(r.Output(), "A server is already running") {
 				t.Errorf("the second one did not refuse:\n%s", r.Output())
 			}
+			// Nobody should have to guess what slashrun saw.
+			if hint := "--exclusive /app/tmp/pids"; !strings.Contains(r.Output(), hint) {
+				t.Errorf("the output does not have %q:\n%s", hint, r.Output())
+			}
 			untouched(t, services["rails"], first, things)
 		}
 		first.Kill(t)

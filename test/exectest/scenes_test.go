@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/slashrun/slashrun/internal/podtest"
 )
@@ -139,22 +138,9 @@ func (s scene) run(t *testing.T, w *world, name string) {
 		}
 		v.check(t)
 		r.Kill(t)
-		if !ours {
-			untilProvable()
-		}
 		if t.Failed() {
 			t.Fatalf("start %d\n%s", start, r.Output())
 		}
-	}
-}
-
-// untilProvable returns when a socket that was made before the call is old enough to
-// be proven stale on a volume: bind(2) makes the file first and binds the socket then,
-// so for a second nobody can tell.
-func untilProvable() {
-	provable := time.Now().Add(time.Second + time.Millisecond)
-	for left := time.Second; left > 0; left = time.Until(provable) {
-		time.Sleep(left)
 	}
 }
 
