@@ -99,6 +99,8 @@ type execRun struct {
 	json     bool
 	verbose  bool
 
+	unknown []string // variables
+
 	found        child.Found
 	user         string
 	as           *child.User // whom user names

@@ -27,6 +27,7 @@ const containerEnv = "CLI_TEST_CONTAINER"
 type container struct {
 	root     string
 	bounding bool // without CAP_SYS_ADMIN, as by default
+	noChown  bool // without CAP_CHOWN
 	readOnly bool
 	noProc   bool
 	uid      int      // 0 is root
@@ -87,7 +88,7 @@ func (c *container) run(t *testing.T, args ...string) outcome {
 func (c *container) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append([]string{containerEnv + "=" + c.root, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, c.env...)
-	for k, on := range map[string]bool{"BOUNDING": c.bounding, "READ_ONLY": c.readOnly, "NO_PROC": c.noProc} {
+	for k, on := range map[string]bool{"BOUNDING": c.bounding, "NO_CHOWN": c.noChown, "READ_ONLY": c.readOnly, "NO_PROC": c.noProc} {
 		if on {
 			cmd.Env = append(cmd.Env, containerEnv+"_"+k+"=1")
 		}
@@ -158,8 +159,11 @@ func arrangeContainer(root string) error {
 	if err := step("umount", syscall.Unmount(".", syscall.MNT_DETACH)); err != nil {
 		return err
 	}
-	if os.Getenv(containerEnv+"_BOUNDING") != "" {
-		if err := linux.DropBounding(^uint64(1 << linux.CAP_SYS_ADMIN)); err != nil {
+	for name, c := range map[string]int{"_BOUNDING": linux.CAP_SYS_ADMIN, "_NO_CHOWN": linux.CAP_CHOWN} {
+		if os.Getenv(containerEnv+name) == "" {
+			continue
+		}
+		if err := linux.DropBounding(^(uint64(1) << c)); err != nil {
 			return err
 		}
 	}

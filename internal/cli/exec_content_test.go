@@ -47,7 +47,12 @@ func TestStaleWildcardsLeaveContent(t *testing.T) {
 		}
 		past()
 		c.run(t, "exec", "--stale=/app/pids/*", "--", "ls", "/app/pids").check(t, 0, "README\nempty\nodd.pid")
-		c.run(t, "exec", "--stale=/app/pids/odd.pid", "--", "ls", "/app/pids").check(t, 0, "README\nempty")
+		o := c.run(t, "exec", "--stale=/app/pids/odd.pid", "--", "ls", "/app/pids")
+		o.check(t, 0, "README\nempty\nodd.pid")
+		if !strings.Contains(o.stderr, "removing /app/pids/odd.pid: it holds something else than a PID") {
+			t.Errorf("stderr %q", o.stderr)
+		}
+		c.run(t, "exec", "--stale=/app/pids/empty", "--", "ls", "/app/pids").check(t, 0, "README\nodd.pid")
 	})
 }
 

@@ -46,6 +46,7 @@ func (x *execRun) run(parent context.Context) int {
 	case err != nil:
 		return x.fail("%v; %s was not started", err, name)
 	}
+	res.Without = append(res.Without, x.unknown...)
 	if err := x.keptGroups(res); err != nil {
 		return x.fail("%v; %s was not started", err, name)
 	}

@@ -43,7 +43,12 @@ func (x *execRun) variable(name, value string) error {
 	long := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, execPrefix)), "_", "-")
 	i := slices.IndexFunc(execOptions, func(o getopt.Option) bool { return o.Long == long })
 	if i < 0 || long == "help" || variableName(long) != name {
-		return fmt.Errorf("there is no option for it; %q lists them", "slashrun help exec")
+		if value == "" {
+			return nil
+		}
+		// Of a newer version, or of a Kubernetes Service that is called so.
+		x.unknown = append(x.unknown, "the variable "+Quote(name)+", for which there is no option")
+		return nil
 	}
 	if value == "" {
 		return nil

@@ -25,15 +25,17 @@ type copier struct {
 	keep func(dir *fsat.Dir, name, shown string) (bool, string)
 	lost []string // what could not be copied along: extended attributes
 	tree *fsat.Dir
-	// names are the first names of files that have several.
-	names map[[2]uint64]string
+	// names are the names that files have which have several, links how many.
+	names map[[2]uint64][]string
+	links map[[2]uint64]uint32
 }
 
 func (c *copier) run(ctx context.Context, from, to *fsat.Dir) error {
 	c.tree = to
 	if err := c.directory(ctx, from, to, ""); err != nil {
-		return fmt.Errorf("copying what the image has there: %w", err)
+		return &copyError{err}
 	}
+	c.dropShared()
 	if c.dry {
 		return nil
 	}
@@ -51,17 +53,43 @@ func (c *copier) run(ctx context.Context, from, to *fsat.Dir) error {
 	return c.finish(from, to, ".", &st, "")
 }
 
+// copyError says that what failed was the copy, which is always told.
+type copyError struct{ err error }
+
+func (e *copyError) Error() string { return "copying what the image has there: " + e.err.Error() }
+func (e *copyError) Unwrap() error { return e.err }
+
+// dropShared takes those files out of the copy again that have a name outside of
+// it: whose they are shows in that other place, and a copy could be given away as
+// if it were the only one.
+func (c *copier) dropShared() {
+	for id, list := range c.names {
+		if uint32(len(list)) >= c.links[id] {
+			continue
+		}
+		for _, rel := range list {
+			why := "it has other names outside of " + c.shown
+			c.leave(rel, why)
+			c.lost = append(c.lost, fmt.Sprintf("%s/%s: %s", c.shown, rel, why))
+			if !c.dry {
+				// A path of several names: nobody else is in the new tree.
+				_ = linux.Unlinkat(c.tree.Fd(), rel, 0)
+			}
+		}
+	}
+}
+
 // directory copies what is in a directory.
 func (c *copier) directory(ctx context.Context, from, to *fsat.Dir, rel string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	names, err := from.Names()
 	if err != nil {
 		return fmt.Errorf("%s/%s: %w", c.shown, rel, err)
 	}
 	slices.Sort(names)
 	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		at := strings.TrimPrefix(rel+"/"+name, "/")
 		if err := c.entry(ctx, from, to, name, at); err != nil {
 			return err
@@ -174,7 +202,8 @@ func (c *copier) file(ctx context.Context, from, to *fsat.Dir, name, rel string,
 	}
 	c.tell("file", rel)
 	if c.dry {
-		return nil
+		_, err := c.another(nil, name, rel, st)
+		return err
 	}
 	src, err := from.OpenWork(name, linux.O_RDONLY)
 	if err != nil {
@@ -210,15 +239,16 @@ func (c *copier) another(to *fsat.Dir, name, rel string, st *fsat.Stat) (done bo
 		return false, nil
 	}
 	id := [2]uint64{st.Dev, st.Ino}
-	if first, ok := c.names[id]; ok {
-		// Nobody else is in the new tree: a path of several names leads where it led.
-		return true, linux.Linkat(c.tree.Fd(), first, to.Fd(), name, 0)
-	}
 	if c.names == nil {
-		c.names = map[[2]uint64]string{}
+		c.names, c.links = map[[2]uint64][]string{}, map[[2]uint64]uint32{}
 	}
-	c.names[id] = rel
-	return false, nil
+	list := c.names[id]
+	c.names[id], c.links[id] = append(list, rel), st.Nlink
+	if len(list) == 0 || c.dry {
+		return false, nil
+	}
+	// Nobody else is in the new tree: a path of several names leads where it led.
+	return true, linux.Linkat(c.tree.Fd(), list[0], to.Fd(), name, 0)
 }
 
 // xattrs copies the extended attributes. The label of a security module comes

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -108,6 +109,7 @@ type Situation struct {
 	Run         string `json:"run,omitempty"`        // runfs.Kind of /run
 	Fresh       bool   `json:"fresh_run"`            // a tmpfs of ours is, or would be, on /run
 	Exclusively bool   `json:"exclusively_ours"`     // /run, proven
+	Machines    bool   `json:"machines"`             // an init system runs on the mount on /run
 	Systemd     bool   `json:"systemd"`
 }
 
@@ -134,6 +136,7 @@ type run struct {
 	judge    *stale.Judge
 	judgeErr error
 	young    []newborn // sockets to be looked at once more
+	held     []*fsat.Dir
 	waited   bool
 	accounts *accounts.Source
 }
@@ -157,9 +160,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	r.root = fsat.DirOf(root.Fd)
 	defer r.root.Close()
 	r.situation()
-	if r.proc != nil {
-		defer r.proc.Close()
-	}
+	defer r.close()
 	if o.Systemd {
 		r.told(Step{Op: "leave", Path: "/run", Left: true, Text: "leave /run to systemd", Why: "the command is systemd, which mounts /run and applies tmpfiles.d itself"})
 		return r.res, nil
@@ -195,6 +196,15 @@ func (r *run) situation() {
 	s.Namespace = err == nil && ns != initialPIDNamespace
 }
 
+func (r *run) close() {
+	if r.proc != nil {
+		r.proc.Close()
+	}
+	for _, d := range r.held {
+		d.Close()
+	}
+}
+
 func (r *run) told(s Step) {
 	r.res.Steps = append(r.res.Steps, s)
 	if r.o.Told != nil {
@@ -210,7 +220,16 @@ func (r *run) failed(err error) {
 }
 
 func (r *run) without(format string, args ...any) {
-	r.res.Without = append(r.res.Without, fmt.Sprintf(format, args...))
+	r.res.Without = append(r.res.Without, short(fmt.Sprintf(format, args...)))
+}
+
+// short cuts a text in the middle that a path of somebody else's made very long.
+func short(s string) string {
+	const most = 600
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most/2], "") + " ... " + strings.ToValidUTF8(s[len(s)-most/2:], "")
 }
 
 // target is the directory that is or becomes /run.
@@ -234,8 +253,8 @@ func (r *run) tmpfiles(ctx context.Context) error {
 	if r.o.Tmpfiles == nil {
 		return nil
 	}
-	if r.proc != nil && !r.res.Situation.Namespace && !r.o.TmpfilesOnHost {
-		r.told(Step{Op: "leave", Left: true, Text: "leave tmpfiles.d out", Why: "this is no PID namespace of its own, so /run is the machine's"})
+	if s := &r.res.Situation; (s.Machines || r.proc != nil && !s.Namespace) && !r.o.TmpfilesOnHost {
+		r.told(Step{Op: "leave", Left: true, Text: "leave tmpfiles.d out", Why: "/run is the machine's"})
 		return nil
 	}
 	res, err := r.o.Tmpfiles(ctx, func() bool { return r.exclusively(ctx) }, r.o.DryRun)

@@ -1,16 +1,18 @@
 package entry
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/glob"
 )
 
-// find calls visit for every entry that an absolute pattern matches. Links in the
-// names before the first wildcard are followed, for the caller wrote them; behind
+// find calls visit for every entry that an absolute pattern matches. Of links in
+// the names before the first wildcard only root's are followed (openTrusted), behind
 // it none is.
 func (r *run) find(pattern string, visit func(dir *fsat.Dir, name, shown string) error) error {
 	if !strings.HasPrefix(pattern, "/") {
@@ -34,15 +36,16 @@ func (r *run) find(pattern string, visit func(dir *fsat.Dir, name, shown string)
 			prefix.WriteString("/" + name)
 			comps = comps[1:]
 		}
-		at, err := r.o.Root.Resolve(prefix.String() + "/")
-		if err != nil {
-			continue // not a directory: nothing of it is there
-		}
-		if !at.Exists() {
+		dir, at, err := r.openTrusted(prefix.String())
+		switch {
+		case err == nil:
+		case fsat.NotExist(err), errors.Is(err, syscall.ENOTDIR):
+			continue // nothing of it is there
+		default:
+			r.without("looking for %s: %v", pattern, err)
 			continue
 		}
-		dir := fsat.DirOf(at.Fd)
-		err = match(dir, strings.TrimSuffix(at.Path, "/"), comps, visit)
+		err = match(dir, at, comps, visit)
 		dir.Close()
 		if err != nil {
 			return err

@@ -22,7 +22,17 @@ func (r *run) proofs(ctx context.Context) (*stale.Judge, error) {
 	if r.judge != nil || r.judgeErr != nil {
 		return r.judge, r.judgeErr
 	}
-	o := stale.Options{Proc: r.proc, Exclusive: r.o.Exclusive}
+	o := stale.Options{Proc: r.proc}
+	for _, name := range r.o.Exclusive {
+		dir, _, err := r.openTrusted(name)
+		if err != nil {
+			r.judgeErr = fmt.Errorf("--exclusive: %w", err)
+			return nil, r.judgeErr
+		}
+		r.held = append(r.held, dir)
+		// The directory itself, whatever is put under its name meanwhile.
+		o.Exclusive = append(o.Exclusive, fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	}
 	if r.state == nil {
 		r.state, _ = runfs.InspectInPlace(r.proc, r.target()) // without a stamp less can be proven
 	}
@@ -49,7 +59,7 @@ func (r *run) leftovers(ctx context.Context) error {
 	}
 	// A new /run holds nothing of before, and outside of a PID namespace of its own
 	// /run is the machine's.
-	if s := &r.res.Situation; s.Namespace && !s.Fresh {
+	if s := &r.res.Situation; s.Namespace && !s.Fresh && !s.Machines {
 		if err := r.leftBelowRun(ctx); err != nil {
 			return err
 		}
@@ -60,6 +70,9 @@ func (r *run) leftovers(ctx context.Context) error {
 			kind, why := kindOfNamed(dir, name, name == last)
 			if kind == stale.Guess {
 				r.told(Step{Op: "leave", Path: shown, Left: true, Text: "leave " + shown, Why: why})
+				if name == last {
+					r.without("removing %s: %s", shown, why)
+				}
 				return nil
 			}
 			return r.leftover(ctx, dir, name, shown, kind, true)
@@ -134,7 +147,7 @@ func (r *run) unproven(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(r.res.Without) == 0 {
+	if len(r.res.Without) == 0 && !r.res.Situation.Machines {
 		return r.leftBelowRun(ctx)
 	}
 	return nil
@@ -178,7 +191,7 @@ func (r *run) below(ctx context.Context, dir *fsat.Dir, shown string, locks bool
 				err = r.candidate(ctx, dir, e.name, at, typeOf(&st), locks)
 				break
 			}
-			if st.MountRoot || st.Dev != above.Dev {
+			if st.MountRoot || !st.MountRootKnown && st.Dev != above.Dev {
 				continue // somebody else's
 			}
 			inner, oerr := dir.OpenDir(e.name)
@@ -255,9 +268,9 @@ func kindOf(dir *fsat.Dir, name string, typ byte, locks bool) (kind stale.Kind, 
 }
 
 // kindOfNamed says what an object is for that the caller named, by a pattern with
-// wildcards or in full. In full, even a file with other content says something by
-// being there, for the caller says so, and a directory may be a lock; a wildcard
-// also matches what the image brings.
+// wildcards or in full. A file that holds something else than a PID is never a
+// leftover: no proof speaks of content. In full, an empty file with an ordinary
+// name and a directory may be locks; a wildcard also matches what the image brings.
 func kindOfNamed(dir *fsat.Dir, name string, inFull bool) (kind stale.Kind, why string) {
 	var st fsat.Stat
 	if dir.Stat(name, &st) != nil {
@@ -271,13 +284,15 @@ func kindOfNamed(dir *fsat.Dir, name string, inFull bool) (kind stale.Kind, why 
 	case kind != stale.Guess || !st.IsRegular():
 		return kind, why
 	}
-	if _, err := record(dir, name); err == nil {
+	switch _, err := record(dir, name); {
+	case err == nil:
 		return stale.PIDFile, ""
-	}
-	if inFull {
+	case !errors.Is(err, process.ErrEmpty):
+		return stale.Guess, "it holds something else than a PID, of which nothing can be proven"
+	case inFull:
 		return stale.Lock, ""
 	}
-	return stale.Guess, "it holds no PID, so it has to be named in full"
+	return stale.Guess, "it is empty and its name is no lock's, so it has to be named in full"
 }
 
 // largestRecord is beyond every PID file; what is larger is not read.

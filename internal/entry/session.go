@@ -26,8 +26,17 @@ func (r *run) session(context.Context) error {
 	if u := r.o.User; u != nil {
 		uid, gid = u.UID, u.GID
 	}
-	if set != "" && r.o.User == nil && r.right(set, uid) == nil {
-		return nil
+	if set != "" {
+		// Whoever set it meant it: for a socket that was bound into it, say.
+		there, err := r.right(set, uid)
+		if err == nil {
+			return nil
+		}
+		if there && r.o.User == nil {
+			r.told(Step{Op: "keep", Path: set, Left: true, Text: "keep " + xdgVariable + "=" + set, Why: err.Error()})
+			return nil
+		}
+		r.told(Step{Op: "note", Path: set, Left: true, Text: "set another " + xdgVariable + " than " + set, Why: err.Error()})
 	}
 	dir, err := r.sessionDir(uid, gid)
 	if err != nil {
@@ -146,18 +155,22 @@ func (r *run) private(dir *fsat.Dir, name, shown string, uid, gid uint32) error 
 	return nil
 }
 
-// right says what is wrong with a directory as XDG_RUNTIME_DIR of a user.
-func (r *run) right(dir string, uid uint32) error {
+// right says what is wrong with a directory as XDG_RUNTIME_DIR of a user, and
+// whether there is one.
+func (r *run) right(dir string, uid uint32) (there bool, err error) {
 	if !strings.HasPrefix(dir, "/") {
-		return fmt.Errorf("%q is not absolute", dir)
+		return false, fmt.Errorf("%q is not absolute", dir)
 	}
 	at, err := r.o.Root.Resolve(dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer at.Close()
-	if !at.Is(syscall.S_IFDIR) || at.Stat.Uid != uid || at.Stat.Mode&0o7777 != 0o700 {
-		return fmt.Errorf("%s is no directory of user %d with mode 0700", dir, uid)
+	if !at.Is(syscall.S_IFDIR) {
+		return false, errors.New("it is no directory")
 	}
-	return nil
+	if at.Stat.Uid != uid || at.Stat.Mode&0o7777 != 0o700 {
+		return true, fmt.Errorf("it is user %d's with mode %04o, and not user %d's with mode 0700", at.Stat.Uid, at.Stat.Mode&0o7777, uid)
+	}
+	return true, nil
 }

@@ -111,11 +111,32 @@ func (r *run) keep(why string) error {
 		}
 		at.Close()
 	}
+	if kind == runfs.Tmpfs || kind == runfs.Foreign {
+		r.machines()
+	}
 	r.told(Step{Op: "keep", Path: t.Path, Left: true, Text: "keep " + t.Path + " as it is", Why: why})
 	if kind == runfs.Tmpfs && r.o.Size != 0 {
 		return r.resize()
 	}
 	return nil
+}
+
+// inits are what init systems have in a /run that they run on.
+var inits = [...]string{"/run/systemd/system", "/run/openrc/softlevel", "/run/initctl", "/run/runit", "/run/dinitctl"}
+
+// machines finds out whether the mount on /run is one that an init system runs
+// on: the machine's own, bound in, or of a mount namespace that was copied. Then
+// nothing is done there but what was asked for.
+func (r *run) machines() {
+	for _, name := range inits {
+		at, err := r.o.Root.Resolve(name)
+		if err == nil && at.Exists() {
+			at.Close()
+			r.res.Situation.Machines = true
+			r.told(Step{Op: "note", Path: name, Left: true, Text: "do in /run what options ask for, and no more", Why: "an init system runs on it: " + name + " is there"})
+			return
+		}
+	}
 }
 
 // notDirectory is a file at /run, or a link.
@@ -207,7 +228,9 @@ func (r *run) mount(ctx context.Context, s *runfs.State) (why string, err error)
 			r.without("%s", t)
 		}
 		return "", nil
-	case errors.Is(err, runfs.ErrChanged), ctx.Err() != nil:
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case errors.Is(err, runfs.ErrChanged):
 		return "", err
 	}
 	if !refused(err) {
@@ -219,7 +242,9 @@ func (r *run) mount(ctx context.Context, s *runfs.State) (why string, err error)
 // refused says that the kernel, a security module or a filter forbids mounting:
 // many containers are like that, and it is nothing to tell each time.
 func refused(err error) bool {
-	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS)
+	var copying *copyError
+	return !errors.As(err, &copying) &&
+		(errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSYS))
 }
 
 // wouldCopy tells what a new /run would take over.

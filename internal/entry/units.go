@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -28,7 +29,11 @@ func (r *run) units(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("unit %s: %w", text, err)
 		}
-		made = append(made, list...)
+		for _, dir := range list {
+			if !slices.Contains(made, dir) {
+				made = append(made, dir)
+			}
+		}
 	}
 	if len(made) > 0 {
 		r.res.Env = append(r.res.Env, "RUNTIME_DIRECTORY="+strings.Join(made, ":"))
@@ -149,7 +154,12 @@ func (r *run) runtimeDirectory(run *fsat.Dir, d unit.Directory, shown string, mo
 			break
 		}
 		a.Mode = mode
-		if err := parent.Mkdir(name, a); err != nil && !errors.Is(err, syscall.EEXIST) {
+		err := parent.Mkdir(name, a)
+		if notGiven(err) && a.UID != fsat.KeepID {
+			r.without("giving %s to %d:%d: %v, which takes CAP_CHOWN and a user namespace that has these ids", shown, a.UID, a.GID, err)
+			err = parent.Mkdir(name, fsat.Attr{UID: fsat.KeepID, GID: fsat.KeepID, Mode: mode})
+		}
+		if err != nil && !errors.Is(err, syscall.EEXIST) {
 			return err
 		}
 	case err != nil:
@@ -162,6 +172,12 @@ func (r *run) runtimeDirectory(run *fsat.Dir, d unit.Directory, shown string, mo
 		}
 	}
 	return r.runtimeLinks(run, d)
+}
+
+// notGiven says that a node may not be given to somebody: without the right, or to
+// an id that this user namespace does not have.
+func notGiven(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL)
 }
 
 func owned(a fsat.Attr) string {
@@ -223,10 +239,13 @@ func (r *run) adjust(parent *fsat.Dir, name, shown string, mode uint32, a fsat.A
 	}
 	if chown {
 		// What is in it first: a run that is killed in between is done again.
-		if err := chownBelow(fsat.DirOf(n.Fd()), &now, a); err != nil {
-			return err
+		err := chownBelow(fsat.DirOf(n.Fd()), &now, a)
+		if err == nil {
+			err = n.Chown(a.UID, a.GID)
 		}
-		if err := n.Chown(a.UID, a.GID); err != nil {
+		if notGiven(err) {
+			r.without("giving %s to %d:%d: %v, which takes CAP_CHOWN and a user namespace that has these ids", shown, a.UID, a.GID, err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -269,7 +288,8 @@ func chownNode(n *fsat.Node, above *fsat.Stat, a fsat.Attr) error {
 	if err := n.Stat(&st); err != nil {
 		return err
 	}
-	if st.MountRoot || st.Dev != above.Dev || !st.IsDir() && st.Nlink > 1 {
+	// On an overlay of several file systems st_dev differs within one mount.
+	if st.MountRoot || !st.MountRootKnown && st.Dev != above.Dev || !st.IsDir() && st.Nlink > 1 {
 		return nil
 	}
 	if st.IsDir() {
