@@ -69,6 +69,14 @@ type Side struct {
 	// whether the work was really done. A fast program that did nothing is not
 	// fast.
 	Check func() error
+	// Until, unless nil, is called after every run, before Check. It returns the
+	// moment up to which the run is timed, in place of its end, in nanoseconds of
+	// CLOCK_MONOTONIC.
+	Until func() (int64, error)
+	// Memory, unless nil, measures what stands in the column of the peak memory.
+	Memory func() (int64, error)
+
+	started int64 // of a timed run, on CLOCK_MONOTONIC
 }
 
 // Case is one comparison.
@@ -81,6 +89,9 @@ type Case struct {
 	// Want is the least ratio to the first peer that the project promises, 0
 	// for no promise. Main exits 1 where it is not met.
 	Want float64
+	// MaxOver is by how much ours may take longer than the first peer, 0 for no
+	// limit.
+	MaxOver time.Duration
 	// MaxMemory is the peak memory in bytes that ours may have, 0 for no limit.
 	MaxMemory int64
 }
@@ -115,11 +126,17 @@ func (r *Result) Ratio(i int) float64 {
 	return float64(r.Samples[i].Median()) / float64(r.Samples[0].Median())
 }
 
+// over is by how much ours takes longer than the first peer.
+func (r *Result) over() time.Duration { return r.Samples[0].Median() - r.Samples[1].Median() }
+
 // Misses tells which promises the result does not keep.
 func (r *Result) Misses() []string {
 	var m []string
 	if r.Case.Want > 0 && r.Ratio(1) < r.Case.Want {
 		m = append(m, fmt.Sprintf("%s: ratio %.2f, promised is %g", r.Case.Name, r.Ratio(1), r.Case.Want))
+	}
+	if over := r.over(); r.Case.MaxOver > 0 && over > r.Case.MaxOver {
+		m = append(m, fmt.Sprintf("%s: %s longer than %s, promised is %s", r.Case.Name, formatTime(over), r.Samples[1].Name, formatTime(r.Case.MaxOver)))
 	}
 	if mem := r.Samples[0].Memory; r.Case.MaxMemory > 0 && mem > r.Case.MaxMemory {
 		m = append(m, fmt.Sprintf("%s: peak memory %s, promised is %s", r.Case.Name, formatBytes(mem), formatBytes(r.Case.MaxMemory)))
@@ -193,7 +210,7 @@ func measure(c Case) (*Result, error) {
 	r := &Result{Case: c}
 	for i := range sides {
 		r.Samples = append(r.Samples, &Sample{Name: sides[i].Name})
-		if _, err := sides[i].once(timed); err != nil { // not counted: fills the caches
+		if _, err := sides[i].once(sides[i].timed); err != nil { // not counted: fills the caches
 			return nil, err
 		}
 	}
@@ -202,7 +219,7 @@ func measure(c Case) (*Result, error) {
 			if round%2 == 1 {
 				k = len(sides) - 1 - k
 			}
-			d, err := sides[k].once(timed)
+			d, err := sides[k].once(sides[k].timed)
 			if err != nil {
 				return nil, err
 			}
@@ -211,7 +228,11 @@ func measure(c Case) (*Result, error) {
 	}
 	for i := range sides {
 		slices.Sort(r.Samples[i].Times)
-		m, err := sides[i].once(peakMemory)
+		measure := sides[i].Memory
+		if measure == nil {
+			measure = func() (int64, error) { return sides[i].once(peakMemory) }
+		}
+		m, err := measure()
 		if errors.Is(err, errNoTrace) {
 			fmt.Fprintf(os.Stderr, "peak memory is not measured: %v\n", err)
 		} else if err != nil {
@@ -241,9 +262,19 @@ func (s *Side) once(run func(*exec.Cmd) (int64, error)) (int64, error) {
 		defer f.Close()
 		cmd.Stderr, stderr = f, f
 	}
+	s.started = 0
 	n, err := run(cmd)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w%s", s.Name, err, tail(stderr))
+	}
+	if s.Until != nil {
+		end, err := s.Until()
+		if err != nil {
+			return 0, fmt.Errorf("%s ran, but nobody knows until when: %w", s.Name, err)
+		}
+		if s.started != 0 {
+			n = end - s.started
+		}
 	}
 	if s.Check != nil {
 		if err := s.Check(); err != nil {

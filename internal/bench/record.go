@@ -30,8 +30,11 @@ func (b *B) section(name, about string) string {
 			if i == 1 && r.Case.Want > 0 {
 				want = fmt.Sprintf("≥ %g×", r.Case.Want)
 			}
+			if i == 0 && r.Case.MaxOver > 0 {
+				want = fmt.Sprintf("≤ %s more (is %s)", formatTime(r.Case.MaxOver), formatTime(r.over()))
+			}
 			if i == 0 && r.Case.MaxMemory > 0 {
-				want = "≤ " + formatBytes(r.Case.MaxMemory)
+				want = strings.TrimPrefix(want+", ≤ "+formatBytes(r.Case.MaxMemory), ", ")
 			}
 			fmt.Fprintf(&s, "| %s | %s | %d | %s | %s | %s | %s | %s | %s |\n", title, m.Name, len(m.Times),
 				formatTime(m.Min()), formatTime(m.Median()), formatTime(m.Max()), formatBytes(m.Memory), ratio, want)

@@ -7,14 +7,13 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
-	"time"
 	"unsafe"
 )
 
 // timed runs cmd and returns how long it took, in nanoseconds. exec.Cmd would open
 // /dev/null and start goroutines in that time, and Go's scheduler would be busy
 // beside the program that is measured: half a millisecond, more or less.
-func timed(cmd *exec.Cmd) (int64, error) {
+func (s *Side) timed(cmd *exec.Cmd) (int64, error) {
 	if cmd.Err != nil {
 		return 0, cmd.Err
 	}
@@ -42,7 +41,7 @@ func timed(cmd *exec.Cmd) (int64, error) {
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 
-	start := time.Now()
+	start := monotonic()
 	pid, err := syscall.ForkExec(cmd.Path, cmd.Args, attr)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", cmd.Path, err)
@@ -57,7 +56,8 @@ func timed(cmd *exec.Cmd) (int64, error) {
 			return 0, os.NewSyscallError("wait4", e)
 		}
 	}
-	took := int64(time.Since(start))
+	took := monotonic() - start
+	s.started = start
 	switch {
 	case status.Signaled():
 		return took, fmt.Errorf("killed by signal %d", status.Signal())
@@ -65,4 +65,11 @@ func timed(cmd *exec.Cmd) (int64, error) {
 		return took, fmt.Errorf("exit status %d", status.ExitStatus())
 	}
 	return took, nil
+}
+
+// monotonic reads CLOCK_MONOTONIC in nanoseconds.
+func monotonic() int64 {
+	var ts syscall.Timespec
+	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0) // cannot fail
+	return ts.Nano()
 }
