@@ -157,8 +157,7 @@ func (in *Init) Run(c Command) (status int, err error) {
 			return 0, failed(err)
 		}
 	}
-	<-in.held
-	pid, err := start(c)
+	pid, err := start(c) // Hold may still be at it: nothing to wait for
 	if err != nil {
 		return 0, err
 	}
@@ -250,6 +249,7 @@ func (in *Init) settle() {
 	// three threads and one processor; there are some to spare.
 	runtime.GOMAXPROCS(1)
 	spareThreads(8)
+	<-in.held
 	// Standard output and error of ours may be the terminal, of which the command
 	// now has the foreground.
 	signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)
