@@ -24,6 +24,7 @@ type scene struct {
 	volume   map[string]string   // where the volume of the scene is mounted, by service
 	fresh    bool                // each start is one of a new container, as a kubelet's
 	script   map[string]string   // instead of the example's CMD, by service
+	derived  string              // lines of a Containerfile that go on from the example
 	// before is called before the first start, and returns options; after, after each
 	// start that has answered.
 	before func(t *testing.T, w *world, volume string) []string
@@ -59,6 +60,10 @@ var scenes = []scene{
 		options: []string{"--read-only"}, more: writes, volume: inRun},
 	{name: "any user with a volume on run", services: []string{"nginx"}, can: []string{"nginx"},
 		options: []string{"--user=12345:0", "--read-only", "--read-only-tmpfs=false"}, volume: inRun, fresh: true},
+	// What OpenShift wants of an image: root's group may do what root may. The root is the
+	// container's own, so PID files go, too.
+	{name: "any user", services: []string{"nginx"}, can: []string{"nginx"},
+		options: []string{"--user=12345:0"}, derived: "RUN chmod g=u /run\n"},
 	{name: "rootless any user with a volume on run", rootless: true, services: []string{"nginx"}, can: []string{"nginx"},
 		options: []string{"--user=12345:0", "--cap-drop=all"}, volume: inRun, fresh: true},
 
@@ -115,7 +120,16 @@ func (s scene) run(t *testing.T, w *world, name string) {
 	if s.before != nil {
 		options = append(options, s.before(t, w, volume)...)
 	}
-	options = append(options, "localhost/example-"+name)
+	image := "localhost/example-" + name
+	if s.derived != "" {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/Containerfile", []byte("FROM "+image+"\n"+s.derived), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		image = "localhost/" + containerName(t)
+		w.Build(t, dir, image)
+	}
+	options = append(options, image)
 	options = append(options, command(t, name, s.script[name])...)
 	ours := s.volume[name] != "/run" || strings.Contains(s.name, "exclusive")
 	var c *podtest.Container
