@@ -13,6 +13,7 @@ func TestRootful(t *testing.T) {
 		t.Run("README", func(t *testing.T) { testReadme(t, w) })
 		t.Run("without", func(t *testing.T) { testFailures(t, w) })
 		t.Run("with", func(t *testing.T) { runScenes(t, w, false) })
+		t.Run("stop", func(t *testing.T) { testStop(t, w) })
 		t.Run("beside", func(t *testing.T) { testNeighbours(t, w) })
 	})
 }
@@ -21,6 +22,27 @@ func TestRootless(t *testing.T) {
 	inWorld(t, true, podtest.Overlay, all, func(t *testing.T, w *world) {
 		t.Run("with", func(t *testing.T) { runScenes(t, w, true) })
 	})
+}
+
+// testStop holds that the services get the signal of podman stop, as PID 1 or below
+// slashrun, and end as they do for it: with status 0, and long before podman kills.
+func testStop(t *testing.T, w *world) {
+	for _, name := range all {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := w.Create(t, containerName(t), "localhost/example-"+name)
+			for range 2 { // what a stop leaves is no hindrance either
+				r := c.Start(t)
+				services[name].ready(t, r)
+				if stopped := w.Podman.Podman(t, "stop", "--time=60", c.Name); stopped.Status != 0 {
+					t.Fatal(stopped)
+				}
+				if status := r.Wait(t); status != 0 {
+					t.Errorf("status %d:\n%s", status, r.Output())
+				}
+			}
+		})
+	}
 }
 
 // Where containers are copies of the image (the driver vfs), the root is no overlay; and
