@@ -88,28 +88,6 @@ func (c *Command) run(try func(path string) error) error {
 	return &Error{Status: StatusNotFound, Err: fmt.Errorf("%s: not found in PATH=%s; give its path, or set PATH", name, path)}
 }
 
-// Resolve returns the path of the program that c would execute, without executing
-// anything: a way to find out before a preparation that it would be in vain. It
-// looks as the present user; only execve(2) can tell whether the command's user may
-// run it. The error is that of Become.
-func (c *Command) Resolve() (path string, err error) {
-	if len(c.Args) == 0 {
-		return "", failed(errors.New("there is no command to run"))
-	}
-	err = c.run(func(file string) error {
-		var st syscall.Stat_t
-		if err := linux.Fstatat(linux.AT_FDCWD, file, 0, &st); err != nil {
-			return errors.Unwrap(err)
-		}
-		if st.Mode&syscall.S_IFMT != syscall.S_IFREG || st.Mode&0o111 == 0 {
-			return syscall.EACCES
-		}
-		path = file
-		return nil
-	})
-	return path, err
-}
-
 // defaultPath is where execvp(3) looks without PATH: _CS_PATH of confstr(3).
 const defaultPath = "/bin:/usr/bin"
 

@@ -193,6 +193,42 @@ func TestNoMoreProcesses(t *testing.T) {
 	})
 }
 
+// Where the limit is reached before, the command is not started, and the limit told.
+func TestNoProcessForTheCommand(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		testenv.Need(t, testenv.Tool("prlimit"))
+		if os.Getuid() == 0 && !mapsMore() {
+			t.Log("the only user here is root, for whom there is no limit")
+			return
+		}
+		cmd := execCommand(t, "-init", "-wait", "--", "/bin/sleep", "60")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4321, Gid: 4321}}
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		if out, err := exec.CommandContext(t.Context(), "prlimit", "--nproc=1", "--pid", strconv.Itoa(cmd.Process.Pid)).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		fmt.Fprintln(in)
+		if cmd.Wait(); cmd.ProcessState.ExitCode() != 126 || !strings.Contains(errs.String(), "the limit of processes is reached") {
+			t.Errorf("it ended with %v: %s", cmd.ProcessState, errs.String())
+		}
+	})
+}
+
 // mapsMore reports whether this user namespace has more than one user.
 func mapsMore() bool {
 	text, err := os.ReadFile("/proc/self/uid_map")
