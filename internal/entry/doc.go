@@ -52,6 +52,16 @@
 // Where /proc is not mounted, and CAP_SYS_ADMIN is missing to make a procfs that
 // nobody else sees, nothing can be proven: nothing is mounted and nothing removed.
 //
+// # Paths
+//
+// Whoever owns a directory can put a link into it. What the caller names to be
+// removed, or to be exclusively ours, is walked without links but those that root
+// alone can have made; below /run no link is followed at all. A file that holds
+// something else than a PID is content and never a leftover.
+//
+// Outside of a PID namespace of our own, and where an init system runs on the mount
+// on /run, /run is the machine's: only what was asked for is done there.
+//
 // # When not to use it
 //
 // On a machine of its own: package prepare. Where systemd becomes PID 1: it
