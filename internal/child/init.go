@@ -35,8 +35,9 @@ type Options struct {
 // documentation. It is made by Hold and used for one Run.
 type Init struct {
 	opts    Options
-	ignored linux.Sigset // found so
-	held    chan struct{}
+	ignored linux.Sigset  // found so
+	held    chan struct{} // closed when the deadly ones of the early signals are caught
+	caught  chan struct{} // closed when all of them are
 	settled chan struct{} // unless nil, closed when settle has ended
 
 	mu      sync.Mutex
@@ -56,6 +57,9 @@ var early = []syscall.Signal{
 	rtmin + 4, // systemd: power off
 }
 
+// deadly is how many of them would end this process if they were not caught.
+const deadly = 6
+
 // rtmin is SIGRTMIN of the C libraries, which keep the first two of the kernel's.
 const rtmin = 34
 
@@ -64,21 +68,24 @@ const rtmin = 34
 // may use os/signal for signals that are to be forwarded, or wait for children
 // after Run has begun.
 func Hold(found Found, o Options) (*Init, error) {
-	in := &Init{opts: o, ignored: found.ignored, held: make(chan struct{})}
+	in := &Init{opts: o, ignored: found.ignored, held: make(chan struct{}), caught: make(chan struct{})}
 	if o.DeathSignal != 0 {
 		if err := setDeathSignal(o.DeathSignal, found.parent); err != nil {
 			return nil, err
 		}
 	}
 	go func() {
-		for _, sig := range early {
+		for i, sig := range early {
+			if i == deadly {
+				close(in.held)
+			}
 			// The command is to inherit that it is ignored, and to get it all the
 			// same when it is there, for it may change its mind.
 			if !in.ignored.Has(sig) {
 				in.catch(sig)
 			}
 		}
-		close(in.held)
+		close(in.caught)
 	}()
 	return in, nil
 }
@@ -157,7 +164,8 @@ func (in *Init) Run(c Command) (status int, err error) {
 			return 0, failed(err)
 		}
 	}
-	pid, err := start(c) // Hold may still be at it: nothing to wait for
+	<-in.held // or one of them would end this process, and not the command
+	pid, err := start(c)
 	if err != nil {
 		return 0, err
 	}
@@ -249,7 +257,7 @@ func (in *Init) settle() {
 	// three threads and one processor; there are some to spare.
 	runtime.GOMAXPROCS(1)
 	spareThreads(8)
-	<-in.held
+	<-in.caught
 	// Standard output and error of ours may be the terminal, of which the command
 	// now has the foreground.
 	signal.Ignore(syscall.SIGTTIN, syscall.SIGTTOU)

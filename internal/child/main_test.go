@@ -57,7 +57,7 @@ func execMain(args []string) int {
 		}
 	}
 	if *wait { // a preparation that lasts until the test says so
-		<-in.held
+		<-in.caught
 		fmt.Println("held")
 		if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
 			return fail(err)
