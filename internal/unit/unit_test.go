@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slashrun/slashrun/internal/inroot"
+	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/specifier"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
@@ -207,10 +208,20 @@ func dump(t *testing.T, r *inroot.Root, u *Unit) []string {
 	return out
 }
 
+func TestMain(m *testing.M) { nstest.Main(m) }
+
+// withSystemd runs f where systemd-analyze can be run: with a /run of its own, in
+// which it leaves a file.
+func withSystemd(t *testing.T, f func(t *testing.T)) {
+	testenv.Need(t, testenv.Dep("systemd-analyze/run"))
+	nstest.Run(t, nstest.Options{Keep: []string{testenv.DepsDir()}, Env: []string{"SLASHRUN_DEPS=" + testenv.DepsDir()}}, f)
+}
+
 // The same tree read by systemd, which prints what it understood where its log
 // level is debug.
-func TestAgreesWithSystemd(t *testing.T) {
-	testenv.Need(t, testenv.Dep("systemd-analyze/run"))
+func TestAgreesWithSystemd(t *testing.T) { withSystemd(t, agrees) }
+
+func agrees(t *testing.T) {
 	r, dir := root(t, shared)
 	for _, name := range []string{`foo-bar@i\x2dj.service`, "p.service", "q.service", "r.service"} {
 		cmd := exec.Command(filepath.Join(testenv.DepsDir(), "systemd-analyze/run"), "verify", "--man=no", "--recursive-errors=no", "--root="+dir, name)
