@@ -260,6 +260,37 @@ func TestNoProc(t *testing.T) {
 	})
 }
 
+// In a chroot there is no /proc, and the mount table does not show what is around
+// it. Root makes a procfs of its own there.
+func TestChroot(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		must(t, os.MkdirAll("/run/outer/jail/run", 0o755))
+		env := func(role string) []string {
+			return []string{"SLASHRUN_TEST_ROLE=" + role, "SLASHRUN_TEST_FILE=/run/food.pid", "SLASHRUN_TEST_CHROOT=/run/outer/jail"}
+		}
+		noProc := func(line string) bool { // where a filter denies fsopen(2)
+			return strings.Contains(line, "a procfs of our own cannot be made")
+		}
+		for range 2 {
+			p, line := begin(t, nil, env("daemon"), "/proc/self/exe")
+			if line != "created" {
+				t.Fatal(line)
+			}
+			if _, line := begin(t, nil, env("daemon"), "/proc/self/exe"); !strings.Contains(line, "holds it") {
+				t.Errorf("a second one: %s", line)
+			}
+			if _, line := begin(t, nil, env("check"), "/proc/self/exe"); line != "live process-alive true true" && !noProc(line) {
+				t.Errorf("check: %s", line)
+			}
+			if _, line := begin(t, nil, env("signal"), "/proc/self/exe"); line != "untrusted: false error: <nil>" && !noProc(line) {
+				t.Errorf("signal: %s", line)
+			}
+			p.kill()
+		}
+	})
+}
+
 // The other user's file is in our way, and cannot be locked or replaced.
 func TestNoPermission(t *testing.T) {
 	testenv.Need(t, testenv.Root)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/stale"
 )
 
 // Process is the proven process of a trusted PID file, held by a pidfd: it cannot
@@ -68,11 +69,11 @@ func find(path string) (*Process, error) {
 	// In a directory that only we can write to, what was trusted is what was read.
 	s := status(path, n)
 	switch {
-	case n.Record == nil:
+	case n.Record == nil && n.Evidence[len(n.Evidence)-1].Proof == stale.NoPID:
 		err = fmt.Errorf("%w: %s", ErrNoPIDFile, s.Why())
 	case s.Verdict == Stale:
 		err = fmt.Errorf("%w: %s", ErrNotRunning, s.Why())
-	case s.Verdict == Unknown || !s.Proven:
+	case s.Verdict == Unknown || !s.Proven: // also where it cannot be read
 		err = fmt.Errorf("%w: %s", ErrUncertain, s.Why())
 	case !(n.Record.Own() && n.Record.Locked) && (n.Process.PID == 1 || n.Process.PID == os.Getpid()):
 		err = fmt.Errorf("%w: it names process %d, which did not write it itself", ErrUncertain, n.Process.PID)

@@ -35,6 +35,12 @@ func TestMain(m *testing.M) {
 
 // play is this test binary as a program of its own.
 func play(role, path string) int {
+	if jail := os.Getenv("SLASHRUN_TEST_CHROOT"); jail != "" {
+		if err := errors.Join(syscall.Chroot(jail), syscall.Chdir("/")); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
 	switch role {
 	case "daemon": // creates the file, says so, and lives until its input ends
 		f, err := Create(path)

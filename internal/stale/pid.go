@@ -36,20 +36,13 @@ func (n *Named) Close() {
 // LookPID is Look for a PID file, and for the process that it names. The process
 // is held before it is judged: what the verdict says of a number is true of it.
 func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) (*Named, error) {
-	node, err := dir.OpenNode(name)
-	if err != nil {
+	o := &object{dir: dir, name: name}
+	if err := dir.Stat(name, &o.st); err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
-	o := &object{node: node, dir: dir, name: name}
 	n := &Named{}
-	var held error
-	if err = node.Stat(&o.st); err == nil {
-		held = n.hold(j, o)
-	}
-	node.Close() // or the look would find that we have it open
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", shown, err)
-	}
+	held := n.hold(j, o)
+	var err error
 	n.Finding, err = j.Look(ctx, dir, name, shown, PIDFile)
 	if err != nil {
 		n.Close()
@@ -69,12 +62,22 @@ func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) 
 	return n, nil
 }
 
-// hold reads the record and holds its process, as far as there are any.
+// hold reads the record and holds its process, as far as there are any. It needs
+// no /proc, which a chroot may not have. The file is closed when it returns, or the
+// look would find that we have it open.
 func (n *Named) hold(j *Judge, o *object) error {
 	if !o.st.IsRegular() {
 		return nil
 	}
-	text, err := content(o)
+	file, err := o.dir.OpenWork(o.name, linux.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := file.Stat(&o.st); err != nil || !o.st.IsRegular() {
+		return err
+	}
+	text, err := readAll(file.Fd())
 	if err != nil {
 		return err
 	}
