@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/slashrun/slashrun/internal/nstest"
 )
 
 func open(t *testing.T) *Proc {
@@ -65,7 +67,11 @@ func TestIdentityIsOfThisRun(t *testing.T) {
 
 // A child that has a directory as its working directory, and one that has a file
 // of it open, are both found; without them nobody is.
-func TestUsersFindsHolders(t *testing.T) {
+//
+// In a PID namespace, because Users ends early where it may not look at many.
+func TestUsersFindsHolders(t *testing.T) { nstest.Run(t, nstest.Options{}, findsHolders) }
+
+func findsHolders(t *testing.T) {
 	p := open(t)
 	dir := t.TempDir()
 	mine := func() (list []string) {
