@@ -43,9 +43,9 @@ signal sends SIGNAL (TERM) to that process, held by a pidfd, or to nobody. FILE
 and every directory on its way must be root's or yours, and writable for nobody
 else; the process must be proven to be the one that FILE was written for.
 
-write FILE -- COMMAND locks FILE, writes the PID to it and becomes COMMAND, which
-holds the lock for as long as it lives: a second one does not start. A file that
-a dead process left is taken over. The exit status is COMMAND's then.
+write FILE -- COMMAND locks FILE, writes the PID to it and becomes COMMAND,
+which holds the lock for as long as it lives: a second one does not start. A
+file that a dead process left is taken over. The exit status is COMMAND's then.
 write FILE writes the PID of whoever called it (a script), or of --pid, with
 what proves it. Nobody holds such a file: it keeps no second instance from
 starting.
