@@ -8,8 +8,8 @@
 // again on the same root, 20 times. Before each kill leftovers are planted beside
 // those that the service leaves by itself: PID files that name a process which will
 // be alive, sockets that nobody is bound to, locks. Every start must answer a real
-// request. TestFailures has the same services without slashrun, and what each of
-// them says then.
+// request. TestRootful/without has the same services without slashrun, and what each
+// of them says then.
 //
 // Not every service is in every scene, to save time. With SLASHRUN_SCENES=all in the
 // environment it is.
