@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,18 +171,19 @@ func (p *Proc) Holds(pid int, dev, ino uint64, except ...int) (how string, err e
 // Tables calls visit with the mount table of every process that is in another
 // mount namespace, another PID namespace (below ours) or below another root than
 // we, once for each table as far as they can be told apart, until visit returns
-// false. foreign says that the process is in another PID namespace. It fails where
-// a process cannot be seen: then nothing is known of it.
+// false. foreign says that the process is in another PID namespace. A process that
+// cannot be seen is passed over, and told in the error when all others have been
+// visited: then nothing is known of it.
 func (p *Proc) Tables(ctx context.Context, visit func(who Process, foreign bool, table []byte) bool) error {
 	if err := p.ours(); err != nil {
 		return err
 	}
+	var hidden error // the first that could not be seen
 	if why := p.hidden(); why != "" {
-		return errors.New(why)
+		hidden = errors.New(why)
 	}
-	var ours [3]string
-	var err error
-	if ours, err = p.view("self"); err != nil {
+	ours, err := p.view("self")
+	if err != nil {
 		return err
 	}
 	list, err := p.list()
@@ -207,13 +209,17 @@ func (p *Proc) Tables(ctx context.Context, visit func(who Process, foreign bool,
 			}
 		}
 		for _, at := range places {
-			more, err := p.tableOf(st, at, ours[0], seen, visit)
-			if err != nil || !more {
-				return err
+			switch more, err := p.tableOf(st, at, ours[0], seen, visit); {
+			case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+				return err // of ours, not of theirs
+			case err != nil:
+				hidden = cmp.Or(hidden, err)
+			case !more:
+				return nil
 			}
 		}
 	}
-	return nil
+	return hidden
 }
 
 // tableOf visits the mount table of one process or thread, unless one like it was

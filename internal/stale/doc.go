@@ -113,7 +113,9 @@
 // container, puts a new /proc in the place of the old one by hand, and starts us
 // there, while the rest of the container goes on. That a local file system is not
 // exported by this machine to others which keep PID files there, nor shown a second
-// time by a file system of FUSE, whose sockets are other inodes.
+// time by a file system of FUSE, whose sockets are other inodes; nor, outside of
+// the directories of container engines, by an overlay that only processes have
+// which we may not see (those of others, for an ordinary user).
 //
 // # When not to use it
 //

@@ -60,8 +60,9 @@ type layer struct {
 const layersLast = 100 * time.Millisecond
 
 // layers are the upper layers of all overlays in our mount table and in those of
-// the processes that we can see. The others are left out: whoever has the right to
-// remove a file in the layer of a container has the right to see it.
+// the processes that we can see. Those that only processes have which we cannot
+// see are left out: an ordinary user never sees all, and would be told nothing of
+// any socket then.
 func (j *Judge) layers(ctx context.Context, table []mounts.Mount, fresh bool) ([]layer, error) {
 	s := &j.seen
 	s.mu.Lock()
