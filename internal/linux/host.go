@@ -73,6 +73,14 @@ func OnThread(flags int, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread is not fit for anything else
+		if OnMainThread() {
+			// The process's first thread would not end but stay as it is, for
+			// everybody to see in /proc/PID. While we keep it no other goroutine
+			// gets it.
+			done <- OnThread(flags, f)
+			runtime.UnlockOSThread()
+			return
+		}
 		if err := Unshare(flags); err != nil {
 			done <- err
 			return
