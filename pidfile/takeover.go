@@ -17,7 +17,12 @@ import (
 )
 
 // errUnderWay says that another start is just taking the file over.
-var errUnderWay = fmt.Errorf("%w that starts just now", ErrHeld)
+var errUnderWay error = underWayError{}
+
+type underWayError struct{}
+
+func (underWayError) Error() string { return ErrHeld.Error() + " that starts just now" }
+func (underWayError) Unwrap() error { return ErrHeld }
 
 // contend locks the open file and takes it over. It closes fd, or returns it.
 // again says that everything has to be looked at anew; with ErrHeld, that somebody

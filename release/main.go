@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -180,12 +181,38 @@ func copySources(root, dir string) error {
 			return err
 		}
 	}
-	for _, tree := range []string{"cmd", "internal"} {
+	trees, err := packageTrees(root)
+	if err != nil {
+		return err
+	}
+	for _, tree := range trees {
 		if err := os.CopyFS(filepath.Join(dir, tree), os.DirFS(filepath.Join(root, tree))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// packageTrees are the directories at the root that hold packages of the executable.
+func packageTrees(root string) ([]string, error) {
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.Dir}}{{end}}{{end}}", "./cmd/slashrun")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	var trees []string
+	for dir := range strings.Lines(string(out)) {
+		rel, err := filepath.Rel(root, strings.TrimSpace(dir))
+		if err != nil {
+			return nil, err
+		}
+		top, _, _ := strings.Cut(filepath.ToSlash(rel), "/")
+		if !slices.Contains(trees, top) {
+			trees = append(trees, top)
+		}
+	}
+	return trees, nil
 }
 
 func moduleRoot() (string, error) {

@@ -129,7 +129,7 @@ func notExecutable(path string) string {
 	case bytes.HasPrefix(head, []byte("#!")):
 		return "; the first line of the script names no interpreter, or one whose format the kernel does not know"
 	case bytes.HasPrefix(head, []byte("\x7fELF")):
-		if m := elfMachine(head); m != "" && m != machines[ownMachine()] {
+		if m := elfMachine(head); m != "" && m != runtime.GOARCH {
 			return "; it is a program for " + m + ", and this machine is " + runtime.GOARCH + ": use the build for it"
 		}
 		return "; the program is damaged, or for another kind of machine"
@@ -193,23 +193,35 @@ func interpreter(line string) string {
 	return "(none)"
 }
 
-// The machines of elf(5) that a container image is likely to be built for.
-var machines = map[uint16]string{3: "386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64", 258: "loong64"}
-
-func ownMachine() uint16 {
-	for m, name := range machines {
-		if name == runtime.GOARCH {
-			return m
-		}
-	}
-	return 0
-}
-
+// elfMachine is the machine that a program is for, as Go calls it; "" for one of
+// elf(5) that no container image is likely to be built for.
 func elfMachine(head []byte) string {
 	if len(head) < 20 {
 		return ""
 	}
-	return machines[elfOrder(head).Uint16(head[18:])]
+	switch elfOrder(head).Uint16(head[18:]) {
+	case 3:
+		return "386"
+	case 8:
+		return "mips"
+	case 20:
+		return "ppc"
+	case 21:
+		return "ppc64"
+	case 22:
+		return "s390x"
+	case 40:
+		return "arm"
+	case 62:
+		return "amd64"
+	case 183:
+		return "arm64"
+	case 243:
+		return "riscv64"
+	case 258:
+		return "loong64"
+	}
+	return ""
 }
 
 func elfOrder(head []byte) binary.ByteOrder {

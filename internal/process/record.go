@@ -40,8 +40,13 @@ var (
 	// ErrNoPID is wrapped by the errors of ParseRecord.
 	ErrNoPID = errors.New("not a PID file")
 	// ErrEmpty is one: the file is empty, or blank.
-	ErrEmpty = fmt.Errorf("%w: it is empty", ErrNoPID)
+	ErrEmpty error = emptyError{}
 )
+
+type emptyError struct{}
+
+func (emptyError) Error() string { return ErrNoPID.Error() + ": it is empty" }
+func (emptyError) Unwrap() error { return ErrNoPID }
 
 // Own reports whether the record carries the identity lines that Text writes.
 func (r Record) Own() bool { return r.BootID != "" && r.PIDNS != 0 && r.InitStart|r.Start != 0 }

@@ -112,9 +112,9 @@ func (j *Judge) older(o *object, w int64) error {
 // of its own.
 func (g *ground) timed() error {
 	switch {
-	case g.mount == nil || !localTypes[g.mount.FSType]:
+	case g.mount == nil || !localTypes.has(g.mount.FSType):
 		return errors.New("its times may be of another machine's clock")
-	case coarseTypes[g.mount.FSType]:
+	case coarseTypes.has(g.mount.FSType):
 		return fmt.Errorf("the times of %s are too coarse", g.mount.FSType)
 	}
 	return nil
@@ -122,7 +122,7 @@ func (g *ground) timed() error {
 
 // coarseTypes are local file systems whose times are not to a second, or that keep
 // none.
-var coarseTypes = map[string]bool{"vfat": true, "msdos": true, "exfat": true, "ntfs3": true, "iso9660": true, "squashfs": true, "erofs": true}
+var coarseTypes = names{"vfat", "msdos", "exfat", "ntfs3", "iso9660", "squashfs", "erofs"}
 
 // startMargin is by how much a process must be younger than a file to be another
 // one than wrote it, and stepTolerance how much the clock's offset may differ

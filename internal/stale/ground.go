@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -85,7 +86,7 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 		g.note(UnknownMount, "%s", g.notOurs)
 		return g, nil
 	}
-	g.local = localTypes[g.mount.FSType]
+	g.local = localTypes.has(g.mount.FSType)
 	if j.vouched(g) {
 		g.local, g.ours = true, true
 	} else if !g.local {
@@ -242,7 +243,7 @@ func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) 
 	no := func(format string, args ...any) Evidence {
 		return evidence(NotContainerRoot, format, args...)
 	}
-	if root.Root == "/" && !containerTypes[root.FSType] {
+	if root.Root == "/" && !containerTypes.has(root.FSType) {
 		return no("/ is the whole of a file system (%s), as a machine's is", root.FSType)
 	}
 	if where, ok := upperdir(root); ok && strings.HasPrefix(where, "/") && seen(where) {
@@ -257,7 +258,7 @@ func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) 
 		switch {
 		case procs > 1:
 			return no("a second /proc lies below ours: this mount namespace was copied from one with other processes")
-		case hostTypes[o.FSType] && o.Root == "/":
+		case hostTypes.has(o.FSType) && o.Root == "/":
 			return no("a %s is mounted on %s, as on a machine", o.FSType, o.Point)
 		case hostPoint(o.Point):
 			return no("%s is a mount, as on a machine", o.Point)
@@ -270,26 +271,31 @@ func hostSign(root *mounts.Mount, table []mounts.Mount, seen func(string) bool) 
 	return Evidence{}
 }
 
+// names is a set. As a slice it costs no start of a program anything.
+type names []string
+
+func (n names) has(s string) bool { return slices.Contains(n, s) }
+
 // localTypes are file systems that one kernel alone has mounted. What is not on
 // the list may be shared with another machine.
-var localTypes = map[string]bool{
-	"tmpfs": true, "ramfs": true, "rootfs": true, "devtmpfs": true,
-	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "f2fs": true, "zfs": true,
-	"bcachefs": true, "jfs": true, "reiserfs": true, "nilfs2": true, "ubifs": true, "jffs2": true,
-	"vfat": true, "msdos": true, "exfat": true, "ntfs3": true, "squashfs": true, "erofs": true, "iso9660": true,
-	"overlay": true, "aufs": true, "fuse.fuse-overlayfs": true,
+var localTypes = names{
+	"tmpfs", "ramfs", "rootfs", "devtmpfs",
+	"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs",
+	"bcachefs", "jfs", "reiserfs", "nilfs2", "ubifs", "jffs2",
+	"vfat", "msdos", "exfat", "ntfs3", "squashfs", "erofs", "iso9660",
+	"overlay", "aufs", "fuse.fuse-overlayfs",
 }
 
 // containerTypes are file systems that runtimes make for a container's root, of
 // which they mount the whole.
-var containerTypes = map[string]bool{"overlay": true, "fuse.fuse-overlayfs": true}
+var containerTypes = names{"overlay", "fuse.fuse-overlayfs"}
 
 // hostTypes are file systems that a machine has mounted and a container, unless
 // it was given the machine's, has not. (Single nodes of devtmpfs are bound into
 // rootless containers: those mounts have another root than "/".)
-var hostTypes = map[string]bool{
-	"devtmpfs": true, "securityfs": true, "debugfs": true, "tracefs": true, "configfs": true, "pstore": true,
-	"efivarfs": true, "autofs": true, "binfmt_misc": true, "fusectl": true, "rpc_pipefs": true, "nfsd": true, "bpf": true,
+var hostTypes = names{
+	"devtmpfs", "securityfs", "debugfs", "tracefs", "configfs", "pstore",
+	"efivarfs", "autofs", "binfmt_misc", "fusectl", "rpc_pipefs", "nfsd", "bpf",
 }
 
 // hostPoint reports mount points that machines have.

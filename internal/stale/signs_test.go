@@ -96,7 +96,7 @@ func FuzzHostSign(f *testing.F) {
 			if m.Point == "/proc" && m.FSType == "proc" {
 				procs++
 			}
-			types = types || hostTypes[m.FSType] && m.Root == "/"
+			types = types || hostTypes.has(m.FSType) && m.Root == "/"
 		}
 		e := hostSign(&table[0], table, func(string) bool { return false })
 		if e.Proof == "" && (procs > 1 || types) {

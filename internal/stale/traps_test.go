@@ -315,7 +315,7 @@ func TestNetworkFileSystem(t *testing.T) {
 		must(t, err)
 		other := *o.ground.mount
 		for _, fstype := range []string{"nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs", "fuse", "ceph", "gfs2", "ocfs2", "lustre", "afs", "vboxsf", "something-new"} {
-			if localTypes[fstype] {
+			if localTypes.has(fstype) {
 				t.Errorf("%s counts as local", fstype)
 			}
 			other.FSType = fstype
