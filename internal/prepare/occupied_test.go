@@ -65,11 +65,11 @@ func TestRefusesWhatIsOccupied(t *testing.T) {
 			must(t, err)
 			t.Cleanup(func() { l.Close() })
 		}},
-		{"socket that cannot be asked", "cannot tell", func(t *testing.T, root string) {
+		{"live socket with a name too long for an address", "bound to the socket nnn", func(t *testing.T, root string) {
 			l, err := net.Listen("unix", root+"/run/"+strings.Repeat("n", 60))
 			must(t, err)
 			l.(*net.UnixListener).SetUnlinkOnClose(false)
-			l.Close()
+			t.Cleanup(func() { l.Close() })
 			must(t, os.Rename(root+"/run/"+strings.Repeat("n", 60), root+"/run/"+strings.Repeat("n", 200)))
 		}},
 		{"another file system", "a proc is mounted there", func(t *testing.T, root string) {
