@@ -83,7 +83,10 @@ func Find() (f Found, err error) {
 	if f.mask|needed|unblockable == ^linux.Sigset(0) {
 		f.mask |= needed &^ reserved
 	}
-	if f.ignored, err = linux.IgnoredSignals(); err != nil {
+	// All others the runtime has given a handler, whatever they had (sigtable in
+	// runtime/sigtab_linux_generic.go): there is nothing left to ask.
+	if f.ignored, err = linux.IgnoredSignals(syscall.SIGHUP, syscall.SIGINT, syscall.SIGCONT, syscall.SIGTSTP,
+		syscall.SIGTTIN, syscall.SIGTTOU, 32, 34); err != nil {
 		return f, err
 	}
 	if linux.OnMainThread() {

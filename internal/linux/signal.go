@@ -75,10 +75,10 @@ func SignalHandled(sig syscall.Signal) (bool, error) {
 	return h != sigDefault && h != sigIgnore, err
 }
 
-// IgnoredSignals returns the signals that the process ignores, signal(7).
-func IgnoredSignals() (Sigset, error) {
+// IgnoredSignals returns those of sigs that the process ignores, signal(7).
+func IgnoredSignals(sigs ...syscall.Signal) (Sigset, error) {
 	var set Sigset
-	for sig := syscall.Signal(1); sig <= NumSignals; sig++ {
+	for _, sig := range sigs {
 		h, err := getaction(sig)
 		if err != nil {
 			return 0, err
