@@ -35,7 +35,7 @@ func TestSoakDeleteRace(t *testing.T) {
 	eachKind(t, func(t *testing.T, o Options) {
 		path := temp(t)
 		o.Remove, o.Perm = true, 0o644
-		more := rounds(t, 2000)
+		more := rounds(t, 400)
 		var inside, violations, acquired atomic.Int64
 		var wg sync.WaitGroup
 		for range 8 {
