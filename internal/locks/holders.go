@@ -3,6 +3,7 @@ package locks
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -179,10 +180,12 @@ func (s *search) process(who process.Process, at string) {
 	}
 }
 
-// rest sorts what only /proc/locks has.
+// rest sorts what only /proc/locks has. The kernel writes that file a page at a
+// time, by number: where a lock came or went meanwhile another is there twice.
 func (s *search) rest(table []Lock) {
-	for _, l := range table {
+	for i, l := range table {
 		switch comm, alive := s.comms[l.PID]; {
+		case slices.Contains(table[:i], l):
 		case l.Waiting:
 			s.report.Waiters = append(s.report.Waiters, Waiter{process.Process{PID: l.PID, Comm: comm}, l})
 		case s.seen(l):

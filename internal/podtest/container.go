@@ -108,7 +108,7 @@ func (c *Container) Start(t testing.TB) *Running {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		ended := r.Ended() // before the look, which is the last one then
 		text, err := os.ReadFile(c.pidFile)
-		if err == nil {
+		if err == nil && len(text) > 0 { // it is made first, and written then
 			if r.PID, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
 				t.Fatalf("%s: %v", c.pidFile, err)
 			}
