@@ -3,7 +3,6 @@ package locks
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,7 +30,9 @@ type Waiter struct {
 // Report is who uses the locks of one file.
 type Report struct {
 	Holders []Holder // by process, then descriptor; one that has two of the description is there twice
-	Waiters []Waiter // in the order of /proc/locks
+	// Waiters are in the order of /proc/locks. The kernel counts its entries anew for
+	// each read(2): where another lock came meanwhile, one is there twice.
+	Waiters []Waiter
 	// Unseen are locks that are held by nobody whom we can see.
 	Unseen []Lock
 	// Incomplete says why holders may be missing.
@@ -180,12 +181,10 @@ func (s *search) process(who process.Process, at string) {
 	}
 }
 
-// rest sorts what only /proc/locks has. The kernel writes that file a page at a
-// time, by number: where a lock came or went meanwhile another is there twice.
+// rest sorts what only /proc/locks has.
 func (s *search) rest(table []Lock) {
-	for i, l := range table {
+	for _, l := range table {
 		switch comm, alive := s.comms[l.PID]; {
-		case slices.Contains(table[:i], l):
 		case l.Waiting:
 			s.report.Waiters = append(s.report.Waiters, Waiter{process.Process{PID: l.PID, Comm: comm}, l})
 		case s.seen(l):

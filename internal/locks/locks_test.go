@@ -267,7 +267,7 @@ func TestWaiters(t *testing.T) {
 	fd := openFile(t, path)
 	must(t, linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB))
 	child := shell(t, "echo ready; exec flock $1 true", path)
-	r := waitFor(t, fd, func(r *Report) bool { return len(r.Waiters) > 0 })
+	r := waitFor(t, fd, func(r *Report) bool { return len(r.Waiters) == 1 })
 	if w := r.Waiters[0]; len(r.Waiters) != 1 || w.PID != child.Process.Pid || w.Comm != "flock" || !w.Lock.Exclusive {
 		t.Errorf("%+v", r)
 	}
@@ -289,7 +289,7 @@ func TestOverlayfs(t *testing.T) {
 			fd := openFile(t, path)
 			must(t, linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB)) // by one who lives: else the waiters are hidden, too
 			shell(t, "echo ready; exec flock $1 true", path)
-			r := waitFor(t, fd, func(r *Report) bool { return len(r.Waiters) > 0 })
+			r := waitFor(t, fd, func(r *Report) bool { return len(r.Waiters) == 1 })
 			if len(r.Holders) != 1 || r.Holders[0].PID != os.Getpid() || len(r.Waiters) != 1 || len(r.Unseen) != 0 {
 				t.Errorf("%+v", r)
 			}
