@@ -179,10 +179,6 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	return r.res, nil
 }
 
-// initialPIDNamespace is the link of /proc/PID/ns/pid in the initial PID
-// namespace, whose inode number is fixed: PROC_PID_INIT_INO, linux/proc_ns.h.
-const initialPIDNamespace = "pid:[4026531836]"
-
 func (r *run) situation() {
 	s := &r.res.Situation
 	s.PID, s.UID, s.Systemd = os.Getpid(), linux.Geteuid(), r.o.Systemd
@@ -192,8 +188,8 @@ func (r *run) situation() {
 		r.proc, s.Proc = nil, err.Error()
 		return
 	}
-	ns, err := r.proc.Readlink("self/ns/pid")
-	s.Namespace = err == nil && ns != initialPIDNamespace
+	ns := r.proc.PIDNamespace() // 0 if it cannot be read
+	s.Namespace = ns != 0 && ns != process.InitialPIDNS
 }
 
 func (r *run) close() {

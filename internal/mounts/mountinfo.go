@@ -88,7 +88,7 @@ func parseLine(line string) (Mount, error) {
 		return Mount{}, fmt.Errorf("device %q is not major:minor", f[2])
 	}
 	m.Major, m.Minor = uint32(ma), uint32(mi)
-	m.Root, m.Point, m.Options = unescape(f[3]), unescape(f[4]), f[5]
+	m.Root, m.Point, m.Options = Unescape(f[3]), Unescape(f[4]), f[5]
 	dash := -1
 	for i := 6; i < len(f); i++ {
 		if f[i] == "-" {
@@ -100,14 +100,14 @@ func parseLine(line string) (Mount, error) {
 		return Mount{}, fmt.Errorf("no \" - TYPE SOURCE OPTIONS\" at the end")
 	}
 	m.Optional = strings.Join(f[6:dash], " ")
-	m.FSType, m.Source = unescape(f[dash+1]), unescape(f[dash+2])
+	m.FSType, m.Source = Unescape(f[dash+1]), Unescape(f[dash+2])
 	m.SuperOptions = strings.Join(f[dash+3:], " ")
 	return m, nil
 }
 
-// unescape undoes the kernel's mangling of space, tab, newline, backslash and
+// Unescape undoes the kernel's mangling of space, tab, newline, backslash and
 // '#' as three octal digits (mangle_path in fs/seq_file.c).
-func unescape(s string) string {
+func Unescape(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s
 	}

@@ -344,7 +344,7 @@ func (p *Proc) Find(r Record) (*Ident, error) {
 		id, err := p.IdentByHandle(r.Handle)
 		// All are visible from the machine's namespace. One with our number is ours,
 		// or ended before ours began.
-		if err == nil || errors.Is(err, ErrNoProcess) && (ns == initialPIDNS || ns == r.PIDNS) {
+		if err == nil || errors.Is(err, ErrNoProcess) && (ns == InitialPIDNS || ns == r.PIDNS) {
 			return id, err
 		}
 	}

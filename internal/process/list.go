@@ -21,13 +21,13 @@ func (p *Proc) Names(name string) ([]string, error) { return p.names(name) }
 // proc(5). What is outside of the PID namespace is never shown; see Initial.
 func (p *Proc) Hidden() string { return p.hidden() }
 
-// initialPIDNS is the inode number of the machine's own PID namespace,
+// InitialPIDNS is the inode number of the machine's own PID namespace,
 // PROC_PID_INIT_INO of linux/proc_ns.h.
-const initialPIDNS = 0xEFFFFFFC
+const InitialPIDNS = 0xEFFFFFFC
 
 // Initial reports whether we are in the machine's own PID namespace, outside of
 // which no process is.
-func (p *Proc) Initial() bool { return p.pidNamespace(p.self) == initialPIDNS }
+func (p *Proc) Initial() bool { return p.pidNamespace(p.self) == InitialPIDNS }
 
 // Gone reports whether err says that a process, or what it had open, is gone.
 func Gone(err error) bool { return gone(err) }

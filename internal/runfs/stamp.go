@@ -82,9 +82,10 @@ func (s Stamp) Text() string {
 	return t
 }
 
-// readStamp reads the stamp below run, and when it was made; nil where there is
-// none.
-func readStamp(run *fsat.Dir) (stamp *Stamp, made int64, err error) {
+// readStamp reads the stamp below run, and when it was written, in nanoseconds
+// since the epoch; nil where there is none, or trusted says of the file and of the
+// directory that it lies in that it is not to be read. A nil trusted trusts all.
+func readStamp(run *fsat.Dir, trusted func(own *fsat.Dir, file *fsat.Stat) (bool, error)) (stamp *Stamp, made int64, err error) {
 	own, err := run.OpenDir(ownDir)
 	if err != nil {
 		if fsat.NotExist(err) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {
@@ -101,16 +102,39 @@ func readStamp(run *fsat.Dir) (stamp *Stamp, made int64, err error) {
 		return nil, 0, err
 	}
 	defer linux.Close(fd)
+	var file fsat.Stat
+	if err := fsat.StatAt(fd, "", &file); err != nil {
+		return nil, 0, err
+	}
+	if trusted != nil {
+		if ok, err := trusted(own, &file); err != nil || !ok {
+			return nil, 0, err
+		}
+	}
 	s, err := ReadStamp(fdReader(fd))
 	if err != nil {
 		return nil, 0, err
 	}
-	var st fsat.Stat
-	if err := fsat.StatAt(fd, "", &st); err != nil {
-		return nil, 0, err
-	}
-	return &s, st.Mtime, nil
+	return &s, file.Mtime, nil
 }
+
+// FindStamp reads the boot stamp below run, and when it was written, in
+// nanoseconds since the epoch; nil where there is none, or none that root alone
+// can have written.
+func FindStamp(run *fsat.Dir) (*Stamp, int64, error) {
+	return readStamp(run, func(own *fsat.Dir, file *fsat.Stat) (bool, error) {
+		for _, d := range []*fsat.Dir{run, own} {
+			var st fsat.Stat
+			if err := d.Stat("", &st); err != nil || !byRoot(&st) {
+				return false, err
+			}
+		}
+		return byRoot(file), nil
+	})
+}
+
+// byRoot reports whether root alone may write to it.
+func byRoot(st *fsat.Stat) bool { return st.UID == 0 && st.Perm()&0o022 == 0 }
 
 type fdReader int
 

@@ -148,7 +148,7 @@ func look(p *process.Proc, t Target) (*State, mountAt, *fsat.Dir, error) {
 		return nil, m, nil, fmt.Errorf("%s: %w", t.Path, err)
 	}
 	s.staging(t.Root, t.Name)
-	stamp, made, err := readStamp(run)
+	stamp, made, err := readStamp(run, nil)
 	if err != nil {
 		s.StampIs = err.Error()
 	}

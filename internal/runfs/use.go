@@ -60,10 +60,6 @@ func (u *Use) content() string {
 	return fmt.Sprintf("%d entries (%s)", u.Entries, names)
 }
 
-// initialPIDNamespace is the link of /proc/PID/ns/pid in the initial PID
-// namespace, whose inode number is fixed: PROC_PID_INIT_INO, linux/proc_ns.h.
-const initialPIDNamespace = "pid:[4026531836]"
-
 func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string, mountID int, carry []Carried, shared bool) Use {
 	var u Use
 	w := content{use: &u, carry: carry}
@@ -84,7 +80,7 @@ func inspectUse(ctx context.Context, p *process.Proc, dir *fsat.Dir, path string
 	if shared && u.Entries > 0 {
 		// Outside of the initial PID namespace there are processes that we cannot
 		// see, and a shared mount shows up with them too.
-		if ns, err := p.Readlink("self/ns/pid"); err != nil || ns != initialPIDNamespace {
+		if !p.Initial() {
 			u.Incomplete = append(u.Incomplete, "the mount around it is shared, and processes outside of this PID namespace may see it")
 		}
 	}

@@ -3,7 +3,6 @@ package stale
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,17 +27,8 @@ func upperdir(m *mounts.Mount) (string, bool) {
 	if !ok || m.FSType != "overlay" {
 		return "", false
 	}
-	var once, path []byte
-	for i := 0; i < len(text); i++ {
-		if text[i] == '\\' && i+3 < len(text) {
-			if v, err := strconv.ParseUint(text[i+1:i+4], 8, 8); err == nil {
-				once = append(once, byte(v))
-				i += 3
-				continue
-			}
-		}
-		once = append(once, text[i])
-	}
+	once := mounts.Unescape(text)
+	var path []byte
 	for i := 0; i < len(once); i++ {
 		if once[i] == '\\' && i+1 < len(once) {
 			i++
