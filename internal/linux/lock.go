@@ -18,6 +18,9 @@ const (
 	F_RDLCK = unix.F_RDLCK
 	F_WRLCK = unix.F_WRLCK
 	F_UNLCK = unix.F_UNLCK
+
+	F_SETLKW     = unix.F_SETLKW
+	F_OFD_SETLKW = unix.F_OFD_SETLKW
 )
 
 // Flock is flock(2) with LOCK_NB or LOCK_UN, which never sleep: EINTR is retried.
@@ -119,4 +122,22 @@ func Gettid() int { return unix.Gettid() }
 // TgkillSelf sends sig to the thread tid of this process, tgkill(2).
 func TgkillSelf(tid int, sig syscall.Signal) error {
 	return wrap("tgkill", retry(func() error { return unix.Tgkill(os.Getpid(), tid, sig) }))
+}
+
+// SameFile is kcmp(KCMP_FILE), Linux 3.5: whether descriptor fd1 of process pid1
+// and descriptor fd2 of process pid2 are one open file description. It takes the
+// right to look into both, PTRACE_MODE_READ_REALCREDS of ptrace(2). EBADF: one of
+// them is not open any more.
+func SameFile(pid1, fd1, pid2, fd2 int) (bool, error) {
+	const kcmpFile = 0 // linux/kcmp.h
+	for {
+		r, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpFile, uintptr(fd1), uintptr(fd2), 0)
+		switch e {
+		case 0:
+			return r == 0, nil
+		case syscall.EINTR:
+		default:
+			return false, wrap("kcmp", e)
+		}
+	}
 }

@@ -27,6 +27,14 @@
 // who else is alive, and what could not be seen. The third part decides: a
 // process whose descriptors we may not read counts as one that holds something.
 //
+// # What a process belongs to, and what it does
+//
+// [Proc.Membership] names its service and container by the names of its control
+// groups, [Proc.Started] says when it began. [Proc.Descriptors] lists what it has
+// open without asking a file system that may not answer. [Proc.Thread] says in
+// which system call a thread sleeps, and how often it has slept so far: where that
+// number is the same in two looks, it has slept in between.
+//
 // # When it fails
 //
 //	/proc not mounted        Open makes a procfs of its own; without the privilege an error

@@ -63,7 +63,7 @@ type FDInfo struct {
 
 // FDInfo reads /proc/PID/fdinfo/FD. pid is a number, "self", or what Lively gives.
 func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
-	text, err := p.ReadFile(pid + "/fdinfo/" + strconv.Itoa(fd))
+	text, err := p.ReadRecord(pid+"/fdinfo/"+strconv.Itoa(fd), make([]byte, 0, 1<<10))
 	if err != nil {
 		return FDInfo{}, err
 	}

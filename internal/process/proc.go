@@ -172,6 +172,30 @@ func readAll(fd int, name string) ([]byte, error) {
 	return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EFBIG}
 }
 
+// ReadRecord is ReadFile of a file that the kernel gives as a whole (stat, status,
+// fdinfo, syscall, cgroup; not locks, maps or mountinfo): a read that leaves room
+// in the buffer was all of it. The result uses buf's memory if that is enough.
+func (p *Proc) ReadRecord(name string, buf []byte) ([]byte, error) {
+	fd, err := p.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(fd)
+	for buf = buf[:0]; len(buf) < maxFile; buf = append(make([]byte, 0, max(512, 4*cap(buf))), buf...) {
+		if cap(buf) == 0 {
+			continue
+		}
+		n, err := linux.Read(fd, buf[len(buf):cap(buf)])
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+		}
+		if buf = buf[:len(buf)+n]; n == 0 || len(buf) < cap(buf) {
+			return buf, nil
+		}
+	}
+	return nil, &fs.PathError{Op: "read", Path: "/proc/" + name, Err: syscall.EFBIG}
+}
+
 // names lists a directory of the procfs, without "." and "..".
 func (p *Proc) names(name string) ([]string, error) {
 	fd, err := linux.Openat(p.fd, name, linux.O_RDONLY|linux.O_DIRECTORY, 0)

@@ -97,12 +97,13 @@ func (p *Proc) list() ([]Stat, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []Stat
+	list := make([]Stat, 0, len(names))
+	buf := make([]byte, 0, 512)
 	for _, name := range names {
 		if name[0] < '0' || name[0] > '9' {
 			continue
 		}
-		b, err := p.ReadFile(name + "/stat")
+		b, err := p.ReadRecord(name+"/stat", buf)
 		if gone(err) {
 			continue
 		}
