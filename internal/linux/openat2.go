@@ -8,6 +8,7 @@ const (
 	RESOLVE_NO_MAGICLINKS = unix.RESOLVE_NO_MAGICLINKS
 	RESOLVE_BENEATH       = unix.RESOLVE_BENEATH
 	RESOLVE_IN_ROOT       = unix.RESOLVE_IN_ROOT
+	RESOLVE_CACHED        = 0x20 // linux/openat2.h, Linux 5.12: EAGAIN rather than to ask a file system
 )
 
 // Openat2 is openat2(2), Linux 5.6. O_CLOEXEC is always set. EAGAIN, which the

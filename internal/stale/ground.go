@@ -286,6 +286,10 @@ var localTypes = names{
 	"overlay", "aufs", "fuse.fuse-overlayfs",
 }
 
+// Local reports whether one kernel alone has mounted a file system of this type, as
+// /proc/PID/mountinfo names it.
+func Local(fstype string) bool { return localTypes.has(fstype) }
+
 // containerTypes are file systems that runtimes make for a container's root, of
 // which they mount the whole.
 var containerTypes = names{"overlay", "fuse.fuse-overlayfs"}
