@@ -59,14 +59,23 @@ type FDInfo struct {
 	Flags   int      // of open(2)
 	Ino     uint64   // of the inode as the kernel counts it; 0 before Linux 5.14
 	Locks   []string // the "lock:" lines, without that word
+	// Unix says that it is a unix socket, Linux 5.6, and InFlight how many
+	// descriptors lie in its queue, sent with SCM_RIGHTS and not received.
+	Unix     bool
+	InFlight int
 }
 
 // FDInfo reads /proc/PID/fdinfo/FD. pid is a number, "self", or what Lively gives.
 func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
-	text, err := p.ReadRecord(pid+"/fdinfo/"+strconv.Itoa(fd), make([]byte, 0, 1<<10))
+	name := pid + "/fdinfo/" + strconv.Itoa(fd)
+	text, err := p.ReadRecord(name, make([]byte, 0, 1<<10))
 	if err != nil {
 		return FDInfo{}, err
 	}
+	return parseFDInfo(text, "/proc/"+name)
+}
+
+func parseFDInfo(text []byte, name string) (FDInfo, error) {
 	var info FDInfo
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
@@ -77,13 +86,16 @@ func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
 		case "flags":
 			flags, err := strconv.ParseInt(value, 8, 64)
 			if err != nil {
-				return FDInfo{}, fmt.Errorf("/proc/%s/fdinfo/%d: flags: %w", pid, fd, err)
+				return FDInfo{}, fmt.Errorf("%s: flags: %w", name, err)
 			}
 			info.Flags = int(flags)
 		case "ino":
 			info.Ino, _ = strconv.ParseUint(value, 10, 64)
 		case "lock":
 			info.Locks = append(info.Locks, value)
+		case "scm_fds":
+			info.Unix = true
+			info.InFlight, _ = strconv.Atoi(value)
 		}
 	}
 	return info, nil

@@ -37,6 +37,14 @@ type Socket struct {
 	// be read; Backlog is how many connections may wait. They are of a listening
 	// socket where Backlog is not 0.
 	Queue, Backlog uint32
+	// Waiting are the Inos of the sockets whose connections wait to be accepted; 0
+	// stands for one that was closed meanwhile.
+	Waiting []uint32
+	// UID is the user who made it; Known from Linux 5.4 on.
+	UID struct {
+		ID    uint32
+		Known bool
+	}
 }
 
 // File is the inode that a socket is bound to, as far as the kernel tells.
@@ -80,6 +88,20 @@ func Dump() ([]Socket, error) {
 	}
 }
 
+// DumpIn is Dump in the network namespace behind fd, a descriptor of
+// /proc/PID/ns/net or of a file that it is mounted on. A thread of its own goes
+// there, and ends. It takes CAP_SYS_ADMIN over that namespace and our own: EPERM
+// without.
+func DumpIn(fd int) (list []Socket, err error) {
+	err = linux.OnThread(0, func() (err error) {
+		if err = linux.Setns(fd, syscall.CLONE_NEWNET); err == nil {
+			list, err = Dump()
+		}
+		return err
+	})
+	return list, err
+}
+
 // Layouts of linux/netlink.h, linux/unix_diag.h.
 const (
 	headerSize = 16 // struct nlmsghdr: u32 len, u16 type, u16 flags, u32 seq, u32 pid
@@ -88,9 +110,11 @@ const (
 	attrName  = 0
 	attrVFS   = 1
 	attrPeer  = 2
+	attrIcons = 3
 	attrRQLen = 4
+	attrUID   = 7
 
-	showName, showVFS, showPeer, showRQLen = 1, 2, 4, 16
+	showName, showVFS, showPeer, showIcons, showRQLen, showUID = 1, 2, 4, 8, 16, 64
 )
 
 // request is a struct nlmsghdr and a struct unix_diag_req.
@@ -103,7 +127,7 @@ func request(seq uint32) []byte {
 	e.PutUint32(b[8:], seq)
 	b[16] = syscall.AF_UNIX
 	e.PutUint32(b[20:], ^uint32(0)) // all states
-	e.PutUint32(b[28:], showName|showVFS|showPeer|showRQLen)
+	e.PutUint32(b[28:], showName|showVFS|showPeer|showIcons|showRQLen|showUID)
 	return b
 }
 
@@ -167,6 +191,12 @@ func parseSocket(b []byte) (Socket, error) {
 			s.File = &File{Ino: e.Uint32(v), Major: dev >> 20, Minor: dev & (1<<20 - 1)}
 		case kind == attrPeer && len(v) >= 4:
 			s.Peer = e.Uint32(v)
+		case kind == attrIcons:
+			for ; len(v) >= 4; v = v[4:] {
+				s.Waiting = append(s.Waiting, e.Uint32(v))
+			}
+		case kind == attrUID && len(v) >= 4:
+			s.UID.ID, s.UID.Known = e.Uint32(v), true
 		case kind == attrRQLen && len(v) >= 8:
 			s.Queue = e.Uint32(v)
 			if s.State == Listening {

@@ -1,0 +1,236 @@
+package fuser
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
+	"github.com/slashrun/slashrun/internal/process"
+	"github.com/slashrun/slashrun/internal/sockdiag"
+)
+
+// socket is one of a network namespace.
+type socket struct {
+	sockdiag.Socket
+	netns uint64 // 0: ours
+}
+
+// sockets adds who is bound to, listens on and is connected to the socket files.
+func (s *scan) sockets(ctx context.Context) error {
+	all, err := s.dumps(ctx)
+	if err != nil {
+		return err
+	}
+	t := socketTable{scan: s, byIno: make(map[uint32]*socket, len(all)), senders: map[uint32][]*socket{}, listens: map[sockdiag.File]bool{}}
+	for i := range all {
+		k := &all[i]
+		t.byIno[k.Ino] = k
+		if k.Peer != 0 && k.Type == dgram {
+			t.senders[k.Peer] = append(t.senders[k.Peer], k)
+		}
+		if k.File != nil && k.State == sockdiag.Listening {
+			t.listens[*k.File] = true
+		}
+	}
+	for i := range all {
+		if all[i].File != nil {
+			t.bound(&all[i])
+		}
+	}
+	s.queues(all)
+	return nil
+}
+
+const dgram = 2 // SOCK_DGRAM
+
+// dumps lists the unix sockets of every network namespace that can be entered.
+func (s *scan) dumps(ctx context.Context) ([]socket, error) {
+	own, err := sockdiag.Dump()
+	if ours(err) {
+		return nil, err
+	}
+	if err != nil {
+		s.unseen.sockets = "the kernel gives no list of unix sockets: " + err.Error()
+		return nil, nil
+	}
+	list := make([]socket, 0, len(own))
+	add := func(of []sockdiag.Socket, ns uint64) {
+		for _, k := range of {
+			list = append(list, socket{k, ns})
+		}
+	}
+	add(own, 0)
+	link, err := s.proc.Readlink("thread-self/ns/net")
+	if err != nil {
+		link, _ = s.proc.Readlink("self/ns/net")
+	}
+	self := process.NamespaceID(link)
+	s.mountedNetworks()
+	ids := make([]uint64, 0, len(s.netns))
+	for id := range s.netns {
+		if id != self {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		of, err := s.dumpIn(id)
+		if ours(err) {
+			return nil, err
+		}
+		if err != nil && !process.Gone(err) {
+			if s.unseen.netns++; s.unseen.netnsWhy == nil {
+				s.unseen.netnsWhy = err
+			}
+		}
+		add(of, id)
+	}
+	return list, nil
+}
+
+// mountedNetworks adds the network namespaces that are mounted on a file, as "ip
+// netns" does it.
+func (s *scan) mountedNetworks() {
+	text, err := s.proc.MountInfo(false)
+	if err != nil {
+		return
+	}
+	table, err := mounts.ParseText(text)
+	if err != nil {
+		return
+	}
+	for i := range table {
+		if m := &table[i]; m.FSType == "nsfs" && strings.HasPrefix(m.Root, "net:") {
+			id := process.NamespaceID(m.Root)
+			if _, ok := s.netns[id]; !ok && id != 0 {
+				s.netns[id] = netns{mount: m.Point}
+			}
+		}
+	}
+}
+
+// dumpIn lists the sockets of another network namespace.
+func (s *scan) dumpIn(id uint64) ([]sockdiag.Socket, error) {
+	n := s.netns[id]
+	var fd int
+	var err error
+	if n.mount != "" {
+		fd, err = linux.Openat(linux.AT_FDCWD, n.mount, linux.O_RDONLY|linux.O_NONBLOCK|linux.O_NOFOLLOW, 0)
+	} else {
+		fd, err = s.proc.OpenLink(n.link)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(fd)
+	return sockdiag.DumpIn(fd)
+}
+
+// socketTable is all sockets.
+type socketTable struct {
+	*scan
+	byIno   map[uint32]*socket
+	senders map[uint32][]*socket // datagram sockets that are connected to one
+	listens map[sockdiag.File]bool
+}
+
+// bound notes who uses the file that k is bound to, if it is asked about.
+func (t *socketTable) bound(k *socket) {
+	super := linux.Makedev(k.File.Major, k.File.Minor)
+	if !t.wantsSocket(super, k.File.Ino) {
+		return
+	}
+	key := superIno{super, k.File.Ino}
+	how := Bound
+	switch {
+	case k.State == sockdiag.Listening:
+		how = Listening
+	case k.State == sockdiag.Established && k.Type != dgram && t.listens[*k.File]:
+		how = Accepted
+	}
+	t.hold(key, how, k)
+	if k.Peer != 0 && k.Type != dgram {
+		if peer := t.byIno[k.Peer]; peer != nil && how == Accepted {
+			t.hold(key, Connected, peer)
+		} else if how == Accepted {
+			t.hold(key, Connected, &socket{Socket: sockdiag.Socket{Ino: k.Peer, Type: k.Type}})
+		}
+	}
+	for _, peer := range t.senders[k.Ino] {
+		t.hold(key, Connected, peer)
+	}
+	for _, ino := range k.Waiting {
+		peer := t.byIno[ino]
+		if peer == nil {
+			peer = &socket{Socket: sockdiag.Socket{Ino: ino, Type: k.Type}}
+		}
+		t.hold(key, Connecting, peer)
+	}
+}
+
+// wantsSocket reports whether the file is asked about.
+func (t *socketTable) wantsSocket(super uint64, ino uint32) bool {
+	for _, o := range t.index.objects {
+		if o.Super == super && uint32(cmp.Or(o.Number, o.Ino)) == ino {
+			return true
+		}
+	}
+	for i := range t.devices {
+		if d := &t.devices[i]; d.Super == super && t.ids == nil && t.given(d.Stat) && (t.opts.Want == nil || t.opts.Want(ID{d.Stat, uint64(ino)})) {
+			return true
+		}
+	}
+	return false
+}
+
+// hold notes all who have a descriptor of the socket k, or that nobody has whom we
+// see.
+func (t *socketTable) hold(key superIno, how How, k *socket) {
+	info := &Socket{Type: socketType(&k.Socket), Ino: k.Ino, Name: k.Name, Queue: k.Queue, Backlog: k.Backlog, NetNS: k.netns}
+	list := t.index.sockets[key]
+	holders := t.holders[k.Ino]
+	for _, h := range holders {
+		list = appendUse(list, Use{Process: process.Process{PID: h.st.PID, Comm: h.st.Comm}, Start: h.st.Start,
+			Thread: h.thread, How: how, FD: h.fd, Socket: info})
+	}
+	if len(holders) == 0 && !t.mine[k.Ino] {
+		list = appendUse(list, Use{How: how, FD: -1, Socket: info})
+	}
+	t.index.sockets[key] = list
+}
+
+// maxQueues bounds how many sockets are asked for what lies in their queues.
+const maxQueues = 1024
+
+// queues counts the descriptors that lie in the queues of sockets. Only sockets in
+// which something lies are looked at: a datagram of no bytes escapes.
+func (s *scan) queues(all []socket) {
+	looked := 0
+	for i := range all {
+		k := &all[i]
+		if k.Queue == 0 || len(s.holders[k.Ino]) == 0 {
+			continue
+		}
+		if looked++; looked > maxQueues {
+			s.unseen.queues++
+			continue
+		}
+		h := s.holders[k.Ino][0]
+		at := strconv.Itoa(h.st.PID)
+		if h.thread != 0 {
+			at += "/task/" + strconv.Itoa(h.thread)
+		} else {
+			at = s.proc.Lively(h.st)
+		}
+		if info, err := s.proc.FDInfo(at, h.fd); err == nil {
+			s.unseen.inFlight += info.InFlight
+		}
+	}
+}

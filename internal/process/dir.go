@@ -1,0 +1,192 @@
+package process
+
+import (
+	"errors"
+	"io/fs"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/slashrun/slashrun/internal/linux"
+)
+
+// Dir is an open directory of the procfs: a process, a thread, its descriptors.
+// What is below it is looked up from there, which for a process with many
+// descriptors is much cheaper than from the top. A Dir of a process that has ended
+// has nothing in it and says so (see Gone); it is never another process's. It is
+// not safe for concurrent use.
+type Dir struct {
+	fd   int
+	name string
+	buf  []byte // of Names and Numbers
+}
+
+// Dir opens a directory of the procfs: "7", "7/fd", "7/task/9".
+func (p *Proc) Dir(name string) (*Dir, error) { return openDir(p.fd, name, "/proc/"+name) }
+
+func openDir(at int, name, shown string) (*Dir, error) {
+	fd, err := linux.Openat(at, name, linux.O_RDONLY|linux.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: shown, Err: errors.Unwrap(err)}
+	}
+	return &Dir{fd: fd, name: shown}, nil
+}
+
+// Dir opens a directory below d: "fd".
+func (d *Dir) Dir(name string) (*Dir, error) { return openDir(d.fd, name, d.name+"/"+name) }
+
+// Close gives the directory back.
+func (d *Dir) Close() { linux.Close(d.fd) }
+
+// Fd is the descriptor, which stays the Dir's.
+func (d *Dir) Fd() int { return d.fd }
+
+// Readlink reads a link in d: "cwd", "ns/mnt". It never asks the file system that
+// the link leads to.
+func (d *Dir) Readlink(name string) (string, error) { return linux.Readlinkat(d.fd, name) }
+
+// Record reads a file in d that the kernel gives as a whole, as Proc.ReadRecord
+// does: a read that leaves room was all of it. The result uses buf's memory if that
+// is enough.
+func (d *Dir) Record(name string, buf []byte) ([]byte, error) {
+	return d.read(name, buf[:0], true)
+}
+
+// Append reads a file in d to its end and appends it to buf.
+func (d *Dir) Append(buf []byte, name string) ([]byte, error) { return d.read(name, buf, false) }
+
+func (d *Dir) read(name string, buf []byte, whole bool) ([]byte, error) {
+	fd, err := linux.Openat(d.fd, name, linux.O_RDONLY|linux.O_NOCTTY|linux.O_NONBLOCK, 0)
+	if err != nil {
+		return buf, &fs.PathError{Op: "open", Path: d.name + "/" + name, Err: errors.Unwrap(err)}
+	}
+	defer linux.Close(fd)
+	for start := len(buf); len(buf)-start < maxFile; {
+		if cap(buf)-len(buf) < 4096 { // seq_file gives a page at most
+			buf = append(make([]byte, 0, 2*cap(buf)+8192), buf...)
+		}
+		n, err := linux.Read(fd, buf[len(buf):cap(buf)])
+		if err != nil {
+			return buf, &fs.PathError{Op: "read", Path: d.name + "/" + name, Err: errors.Unwrap(err)}
+		}
+		buf = buf[:len(buf)+n]
+		if n == 0 || whole && len(buf) < cap(buf) {
+			return buf, nil
+		}
+	}
+	return buf, &fs.PathError{Op: "read", Path: d.name + "/" + name, Err: syscall.EFBIG}
+}
+
+// Names appends the names in d, without "." and "..", to list.
+func (d *Dir) Names(list []string) ([]string, error) {
+	if d.buf == nil {
+		d.buf = make([]byte, 4<<10)
+	}
+	for {
+		n, err := linux.Getdents(d.fd, d.buf)
+		if err != nil || n == 0 {
+			return list, err
+		}
+		list = appendNames(list, d.buf[:n])
+	}
+}
+
+// Numbers appends the names in d that are numbers to list: processes, threads,
+// descriptors. Nothing is allocated for the others.
+func (d *Dir) Numbers(list []int) ([]int, error) {
+	if d.buf == nil {
+		d.buf = make([]byte, 4<<10)
+	}
+	for {
+		n, err := linux.Getdents(d.fd, d.buf)
+		if err != nil || n == 0 {
+			return list, err
+		}
+		list = appendNumbers(list, d.buf[:n])
+	}
+}
+
+// Inode is what stat(2) says of what a link of the procfs leads to.
+type Inode struct {
+	Dev, Ino uint64 // Dev as stat(2) has it
+	Mode     uint32
+	Nlink    uint32
+	Size     int64
+	Blocks   int64 // of 512 bytes
+}
+
+// Inode asks for what the link name leads to ("3" in a directory of descriptors,
+// "cwd"), "" for d itself. A network file system and FUSE are not asked anew where
+// the kernel has statx(2), but NFS and 9p may ask their server all the same, and
+// without statx every one does: then it takes as long as that takes.
+func (d *Dir) Inode(name string) (n Inode, err error) {
+	var sx linux.StatxT
+	flags := linux.AT_NO_AUTOMOUNT | linux.AT_STATX_DONT_SYNC
+	if name == "" {
+		flags |= linux.AT_EMPTY_PATH
+	}
+	err = linux.Statx(d.fd, name, flags, linux.STATX_BASIC_STATS, &sx)
+	if err == nil {
+		return Inode{linux.Makedev(sx.Dev_major, sx.Dev_minor), sx.Ino, uint32(sx.Mode), sx.Nlink, int64(sx.Size), int64(sx.Blocks)}, nil
+	}
+	if errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM) { // before Linux 4.11, or a filter
+		var st syscall.Stat_t
+		flags = linux.AT_NO_AUTOMOUNT
+		if name == "" {
+			flags = linux.AT_EMPTY_PATH
+		}
+		if err = linux.Fstatat(d.fd, name, flags, &st); err == nil {
+			return Inode{uint64(st.Dev), st.Ino, st.Mode, uint32(st.Nlink), st.Size, st.Blocks}, nil
+		}
+	}
+	return Inode{}, &fs.PathError{Op: "stat", Path: d.name + "/" + name, Err: errors.Unwrap(err)}
+}
+
+// FDInfo reads fdinfo of a descriptor; d is the directory of a process or thread.
+func (d *Dir) FDInfo(fd string) (FDInfo, error) {
+	text, err := d.Record("fdinfo/"+fd, nil)
+	if err != nil {
+		return FDInfo{}, err
+	}
+	return parseFDInfo(text, d.name+"/fdinfo/"+fd)
+}
+
+// Stat reads the stat line of a process; d is the top of the procfs. The text is
+// read into buf, which is returned for the next.
+func (d *Dir) Stat(pid int, buf []byte) (Stat, []byte, error) {
+	name := strconv.Itoa(pid) + "/stat"
+	buf, err := d.Record(name, buf)
+	if err != nil {
+		return Stat{}, buf, err
+	}
+	st, err := ParseStat(buf)
+	if err != nil {
+		err = &fs.PathError{Op: "parse", Path: d.name + "/" + name, Err: err}
+	}
+	return st, buf, err
+}
+
+// OpenLink opens what a link of the procfs leads to for reading: a namespace.
+func (p *Proc) OpenLink(name string) (int, error) { return p.open(name) }
+
+// NamespaceID is the inode number of a namespace from the text of its link:
+// 4026531841 of "mnt:[4026531841]"; 0 if it is none.
+func NamespaceID(link string) uint64 {
+	_, text, ok := strings.Cut(link, ":[")
+	text, closed := strings.CutSuffix(text, "]")
+	if !ok || !closed {
+		return 0
+	}
+	n, _ := digits(text)
+	return n
+}
+
+// OpenPath opens the directory that a link of the procfs leads to, with O_PATH:
+// "7/root". The directory is not looked at, but what comes below it is.
+func (p *Proc) OpenPath(name string) (int, error) {
+	fd, err := linux.Openat(p.fd, name, linux.O_PATH|linux.O_DIRECTORY, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+	}
+	return fd, nil
+}
