@@ -56,8 +56,16 @@ func because(ctx context.Context) error {
 // the whole file or its first bytes, conflicts with the main range; the turnstile
 // is one of the last bytes that a file could have.
 const (
-	mainStart, mainLen           = 0, math.MaxInt64 - 1
-	turnstileStart, turnstileLen = math.MaxInt64 - 1, 1
+	mainStart, mainLen           = 0, TurnstileStart
+	turnstileStart, turnstileLen = TurnstileStart, TurnstileLen
+)
+
+// The turnstile of Options.Fair: an exclusive OFD lock on TurnstileLen bytes from
+// TurnstileStart on. It is said here for programs that do not use this package and
+// join the queue; "Fairness" tells how.
+const (
+	TurnstileStart int64 = math.MaxInt64 - 1
+	TurnstileLen   int64 = 1
 )
 
 // lockFile locks the open file.
