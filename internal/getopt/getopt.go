@@ -21,6 +21,7 @@ type Option struct {
 	Arg       ArgKind // whether it takes a value
 	Help      string  // one sentence for the help text, without a full stop; "" hides the option there
 	ValueName string  // what the value is called in the help text, "PATH"; "" reads "VALUE"
+	Whole     bool    // Long cannot be shortened, nor makes it what another option is shortened to ambiguous
 }
 
 // Name is how the option is written without a value: "--long", or "-s" if it
@@ -143,6 +144,9 @@ func (p *Parser) find(name string) (*Option, error) {
 		}
 		if o.Long == name {
 			return o, nil
+		}
+		if o.Whole {
+			continue
 		}
 		found = append(found, o)
 		if first := found[0]; o != first && (o.Short == 0 || o.Short != first.Short || o.Arg != first.Arg) {

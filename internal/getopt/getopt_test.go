@@ -24,6 +24,7 @@ var tmpfiles = []Option{
 	{Long: "wait", Short: 'w', Arg: RequiredArg, ValueName: "SECS"},
 	{Long: "wanted", Short: 'w', Arg: RequiredArg, ValueName: "SECS"},
 	{Long: "color", Short: 'c', Arg: OptionalArg, ValueName: "WHEN"},
+	{Long: "dryer", Whole: true},
 }
 
 // flatten writes what was parsed as one line: options with their values, a
@@ -45,6 +46,8 @@ func TestParse(t *testing.T) {
 		{"", "|"},
 		{"--create --clean", "--create --clean |"},
 		{"--cr --dry", "--create --dry-run |"},
+		{"--dryer --dr", "--dryer --dry-run |"},
+		{"--drye", "unrecognized option '--drye'"},
 		{"--prefix=/a --prefix /b --prefi=/c", "--prefix=/a --prefix=/b --prefix=/c |"},
 		{"--prefix= --create", "--prefix= --create |"},
 		{"--prefix --create", "--prefix=--create |"},
