@@ -19,7 +19,7 @@ func Become(c Command) error {
 	if err := prepare(&c); err != nil {
 		return err
 	}
-	return c.run(func(path string) error { return syscall.Exec(path, c.Args, c.Env) })
+	return c.run(func(path string, argv []string) error { return syscall.Exec(path, argv, c.Env) })
 }
 
 // prepare makes the calling thread one whose execve(2) gives the command what it
@@ -44,12 +44,20 @@ func prepare(c *Command) error {
 	return nil
 }
 
-// run calls try with the paths that Args[0] can mean, one after the other, until
-// one is executed: execvp(3), but for ENOEXEC, where that would start a shell.
-func (c *Command) run(try func(path string) error) error {
+// run calls try with the paths that Args[0] can mean and the arguments, one after
+// the other, until one is executed: execvp(3), but for ENOEXEC, where that would
+// start a shell and we do so only for Scripts.
+func (c *Command) run(try func(path string, argv []string) error) error {
 	name := c.Args[0]
+	attempt := func(path string) error {
+		err := try(path, c.Args)
+		if err == syscall.ENOEXEC && c.Scripts {
+			return try(shell, append([]string{shell, path}, c.Args[1:]...))
+		}
+		return err
+	}
 	if name == "" || strings.Contains(name, "/") {
-		return explain(name, name, try(name))
+		return explain(name, name, attempt(name))
 	}
 	path, set := lookup(c.Env, "PATH")
 	if !set {
@@ -62,7 +70,7 @@ func (c *Command) run(try func(path string) error) error {
 		if dir != "" { // empty is the working directory
 			file = dir + "/" + name
 		}
-		err := try(file)
+		err := attempt(file)
 		switch {
 		case err == nil:
 			return nil
@@ -87,6 +95,9 @@ func (c *Command) run(try func(path string) error) error {
 	}
 	return &Error{Status: StatusNotFound, Err: fmt.Errorf("%s: not found in PATH=%s; give its path, or set PATH", name, path)}
 }
+
+// shell is what execvp(3) has run a file that is executable and has no format.
+const shell = "/bin/sh"
 
 // defaultPath is where execvp(3) looks without PATH: _CS_PATH of confstr(3).
 const defaultPath = "/bin:/usr/bin"

@@ -33,6 +33,10 @@ type Command struct {
 	// and ambient ones, so that no program that it executes has a capability, not
 	// even as root.
 	DropBounding bool
+	// Scripts has /bin/sh run a file that is executable and has no format that the
+	// kernel knows, as execvp(3) does. Without it that is an error which says what
+	// is missing.
+	Scripts bool
 }
 
 // Error is a command that did not run.

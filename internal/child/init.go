@@ -218,15 +218,21 @@ func start(c Command) (pid int, err error) {
 		if err = prepare(&c); err != nil {
 			return
 		}
-		err = c.run(func(path string) (err error) {
-			// A fork to find out that nothing is there would cost too much.
-			var st syscall.Stat_t
-			if err := linux.Fstatat(linux.AT_FDCWD, path, 0, &st); err != nil {
-				return errors.Unwrap(err)
-			}
-			pid, err = linux.ForkExec(path, c.Args, attr)
-			return err
-		})
+		pid, err = c.fork(attr)
+	})
+	return pid, err
+}
+
+// fork starts the command as a child of the thread that it was prepared on.
+func (c *Command) fork(attr *syscall.ProcAttr) (pid int, err error) {
+	err = c.run(func(path string, argv []string) (err error) {
+		// A fork to find out that nothing is there would cost too much.
+		var st syscall.Stat_t
+		if err := linux.Fstatat(linux.AT_FDCWD, path, 0, &st); err != nil {
+			return errors.Unwrap(err)
+		}
+		pid, err = linux.ForkExec(path, argv, attr)
+		return err
 	})
 	return pid, err
 }
