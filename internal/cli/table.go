@@ -10,6 +10,7 @@ func commands() []*Command {
 		execCommand(),
 		tryCommand(),
 		pidfileCommand(),
+		lockCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

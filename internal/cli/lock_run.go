@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/slashrun/slashrun/internal/child"
+	"github.com/slashrun/slashrun/internal/flock"
+)
+
+// run takes the lock and runs the command.
+func (r *lockRun) run() int {
+	var err error
+	if r.found, err = child.Find(); err == nil {
+		err = r.found.Plain()
+	}
+	if err != nil {
+		r.env.Errorf("%v", err)
+		return exitLockSystem
+	}
+	if r.noClock == nil && (r.o.NoWait || r.limit == 0) {
+		r.limit, r.o.NoWait = 0, true
+	}
+	r.o.Keep = !r.close && len(r.command) > 0
+	f, code := r.open()
+	if f == nil {
+		return code
+	}
+	if r.noClock != nil {
+		r.env.Errorf("the time of -w: %v", r.noClock)
+		return exitLockSystem
+	}
+	if code := r.take(f); code != ExitOK || len(r.command) == 0 {
+		return code
+	}
+	return r.start()
+}
+
+// open opens what is to be locked. A nil File comes with an exit code.
+func (r *lockRun) open() (*flock.File, int) {
+	var f *flock.File
+	var err error
+	switch {
+	case r.named:
+		dir := r.directory()
+		if dir == "" {
+			r.env.Errorf("no directory for the lock %s: XDG_RUNTIME_DIR is not set; set it, or give a FILE", Quote(r.name))
+			return nil, exitLockNoFile
+		}
+		r.file = dir + "/" + r.name
+		f, err = flock.OpenName(dir, r.name, uint32(os.Geteuid()), r.o)
+	case len(r.command) > 0:
+		f, err = flock.Open(r.file, r.o)
+	default:
+		f, err = flock.OfDescriptor(r.fd, r.o)
+	}
+	switch {
+	case err == nil:
+		return f, ExitOK
+	case errors.Is(err, flock.ErrRange):
+		return nil, r.usage("--start and --length with --fair: %v", err)
+	case errors.Is(err, flock.ErrUntrusted):
+		r.env.Errorf("cannot lock %s: %v", r.subject(), err)
+		return nil, exitLockDistrusted
+	case len(r.command) == 0:
+		return nil, r.refused(err)
+	}
+	return nil, r.noFile(err)
+}
+
+// directory is where locks with a name are.
+func (r *lockRun) directory() string {
+	if os.Geteuid() == 0 {
+		return "/run/lock"
+	}
+	if dir := r.env.Getenv("XDG_RUNTIME_DIR"); dir != "" && dir[0] == '/' { // relative ones are to be ignored
+		return dir
+	}
+	return ""
+}
+
+// noFile tells why the file cannot be opened.
+func (r *lockRun) noFile(err error) int {
+	code, what := exitLockNoFile, ""
+	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
+		code = exitLockSystem
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		code, what = exitLockNotMade, "; a lock in /run needs no disk"
+	case errors.Is(err, syscall.ENOENT):
+		what = "; make its directory first"
+	}
+	r.env.Errorf("cannot open the lock file %s: %v%s", r.subject(), err, what)
+	return code
+}
+
+// refused tells why there is no lock.
+func (r *lockRun) refused(err error) int {
+	code, what := exitLockRefused, ""
+	switch {
+	case errors.Is(err, syscall.ENOLCK), errors.Is(err, syscall.ENOMEM):
+		code, what = exitLockSystem, "; the kernel has no memory for locks, or a network file system no lock service"
+	case errors.Is(err, flock.ErrClosed):
+	case errors.Is(err, syscall.EBADF) && len(r.command) == 0 && !r.o.Record && !r.o.Fair:
+		what = fmt.Sprintf("; have the shell open it: exec %d>FILE", r.fd)
+	case errors.Is(err, syscall.EBADF):
+		what = "; it is not open, or not for writing, which this kind of lock takes"
+	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EOPNOTSUPP):
+		what = "; these bytes cannot be locked, or nothing can on this file system"
+	}
+	r.env.Errorf("cannot lock %s: %v%s", r.subject(), err, what)
+	return code
+}
+
+// subject is what is locked, for messages.
+func (r *lockRun) subject() string {
+	if r.named || len(r.command) > 0 {
+		return Quote(r.file)
+	}
+	return "descriptor " + strconv.Itoa(r.fd)
+}
+
+// take takes the lock, or gives it up.
+func (r *lockRun) take(f *flock.File) int {
+	if r.unlock {
+		if err := f.Unlock(); err != nil {
+			return r.refused(err)
+		}
+		return ExitOK
+	}
+	w := flock.Wait{Limit: r.limit, Every: r.every}
+	if r.verbose || r.every > 0 {
+		w.Report = func(ctx context.Context) { r.report(ctx, f) }
+	}
+	began := time.Now()
+	switch err := f.Lock(w); {
+	case err == nil:
+		if r.verbose {
+			fmt.Fprintf(r.env.Stdout, "%s: locked %s after %.6f seconds\n", r.env.Prog, r.subject(), time.Since(began).Seconds())
+		}
+		return ExitOK
+	case errors.Is(err, flock.ErrHeld), errors.Is(err, flock.ErrTimeout):
+		if r.verbose {
+			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, holders(context.Background(), f))
+		}
+		return r.conflict
+	case f.Fd() < 0 && len(r.command) > 0: // it was removed, and the next one is not to be had
+		return r.noFile(err)
+	default:
+		return r.refused(err)
+	}
+}
+
+// report says who holds the lock for which f waits.
+func (r *lockRun) report(ctx context.Context, f *flock.File) {
+	who := holders(ctx, f)
+	if ctx.Err() == nil {
+		r.env.Errorf("waiting for %s: %s", r.subject(), who)
+	}
+}
+
+func holders(ctx context.Context, f *flock.File) string {
+	h, err := f.Holders(ctx)
+	if err != nil {
+		return fmt.Sprintf("who holds it cannot be told: %v", err)
+	}
+	return h.String()
+}
+
+// start runs the command, or becomes it.
+func (r *lockRun) start() int {
+	c := child.Command{Args: r.command, Env: r.env.Environ, Found: r.found, Scripts: true}
+	if r.verbose {
+		fmt.Fprintf(r.env.Stdout, "%s: running %s\n", r.env.Prog, Quote(r.command[0]))
+	}
+	var err error
+	if r.noFork {
+		err = child.Become(c)
+	} else {
+		var pid, status int
+		if pid, err = child.Spawn(c); err == nil {
+			status, err = child.Wait(pid)
+		}
+		if err == nil {
+			return status
+		}
+	}
+	r.env.Errorf("%v", err)
+	var failed *child.Error
+	if errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.EAGAIN) || errors.As(err, &failed) && failed.Status == child.StatusFailed {
+		return exitLockSystem
+	}
+	return exitLockNotRun
+}

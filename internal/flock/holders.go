@@ -1,0 +1,171 @@
+package flock
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/locks"
+	"github.com/slashrun/slashrun/internal/process"
+)
+
+// Holder is a process that holds the lock.
+type Holder struct {
+	process.Process
+	Exclusive bool
+	// Membership is its service or container, zero where none is known.
+	Membership process.Membership
+	// Since is when the process began, which is not when it took the lock: that
+	// the kernel does not keep. Zero where it cannot be told.
+	Since time.Time
+}
+
+// Holders is who held the lock at some moment while [File.Holders] looked.
+type Holders struct {
+	// Processes hold the lock, each once; all of those that share the open file.
+	Processes []Holder
+	// Unseen says that the lock is, or may be, held by a process that cannot be
+	// seen, for one of the reasons of Incomplete or in another PID namespace.
+	Unseen     bool
+	Incomplete []string
+}
+
+// enough is how many holders are named.
+const enough = 5
+
+// String is the end of a sentence: "held by process 812 (nginx)".
+func (h *Holders) String() string {
+	if len(h.Processes) == 0 {
+		if !h.Unseen {
+			return "free by now"
+		}
+		s := "held by no process that can be seen from here"
+		if len(h.Incomplete) > 0 {
+			s += " (" + h.Incomplete[0] + ")"
+		}
+		return s
+	}
+	var b strings.Builder
+	b.WriteString("held ")
+	if !h.Processes[0].Exclusive {
+		b.WriteString("shared ")
+	}
+	b.WriteString("by ")
+	for i := range h.Processes {
+		if i == enough {
+			fmt.Fprintf(&b, " and %d more", len(h.Processes)-enough)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(h.Processes[i].String())
+	}
+	return b.String()
+}
+
+// String names the process: "process 812 (nginx) of nginx.service, running since
+// 2026-11-23 05:50:58".
+func (h *Holder) String() string {
+	s := fmt.Sprintf("process %d (%s)", h.PID, clean(h.Comm))
+	if !h.Membership.IsZero() {
+		s += " of " + clean(h.Membership.String())
+	}
+	if !h.Since.IsZero() {
+		s += ", running since " + h.Since.Format(time.DateTime)
+	}
+	return s
+}
+
+// complete adds what else is known of a holder, if it lives on.
+func (h *Holder) complete(p *process.Proc) {
+	pid := strconv.Itoa(h.PID)
+	h.Membership, _ = p.Membership(pid)
+	if text, err := p.ReadFile(pid + "/stat"); err == nil {
+		if st, err := process.ParseStat(text); err == nil {
+			h.Since, _ = p.Started(st)
+		}
+	}
+}
+
+// clean makes a name that a process chose itself fit for a terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0xfffd {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// Holders looks for who holds locks on the file that the wished-for one conflicts
+// with: it reads the descriptors of all processes, which takes milliseconds, and is
+// for messages. It may be called while Lock waits, from a Report too. Without /proc
+// it is an error.
+func (f *File) Holders(ctx context.Context) (*Holders, error) {
+	fd := f.fd
+	if f.path != "" {
+		// Lock may be about to close the descriptor and open another.
+		var err error
+		fd, err = linux.Openat(f.dir, f.path, linux.O_PATH|f.nofollow(), 0)
+		if err != nil {
+			return nil, err
+		}
+		defer linux.Close(fd)
+	}
+	p, err := process.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	r, err := locks.Of(ctx, p, fd)
+	if err != nil {
+		return nil, err
+	}
+	h := &Holders{Incomplete: r.Incomplete}
+	known := map[int]int{}
+	self := os.Getpid()
+	for _, x := range r.Holders {
+		if x.PID == self || !f.opts.conflicts(&x.Lock) {
+			continue
+		}
+		i, ok := known[x.PID]
+		if !ok {
+			i = len(h.Processes)
+			known[x.PID] = i
+			h.Processes = append(h.Processes, Holder{Process: x.Process})
+			if i < enough {
+				h.Processes[i].complete(p)
+			}
+		}
+		h.Processes[i].Exclusive = h.Processes[i].Exclusive || x.Lock.Exclusive
+	}
+	h.Unseen = len(h.Processes) == 0 && len(r.Incomplete) > 0
+	for _, u := range r.Unseen {
+		h.Unseen = h.Unseen || len(h.Processes) == 0 && f.opts.conflicts(&u)
+	}
+	return h, nil
+}
+
+func (f *File) nofollow() int {
+	if f.follow != 0 {
+		return linux.O_NOFOLLOW
+	}
+	return 0
+}
+
+// conflicts reports whether x is a lock of the kind and the bytes that we want,
+// held in a way that keeps us out.
+func (o *Options) conflicts(x *locks.Lock) bool {
+	if o.Shared && !x.Exclusive {
+		return false
+	}
+	if !o.Record {
+		return x.Kind == locks.Flock
+	}
+	return (x.Kind == locks.OFD || x.Kind == locks.POSIX) && x.Overlaps(o.Start, o.end())
+}
