@@ -3,6 +3,11 @@
 //
 //go:debug updatemaxprocs=0
 
+// At the start it would read the mount table and the cgroup's files for that
+// limit, which most runs are too short to notice.
+//
+//go:debug containermaxprocs=0
+
 // Command slashrun owns /run on Linux: it mounts it, lays it out and looks
 // after what lives in it. "slashrun help" lists the commands; each one lives in
 // a file of its own in internal/cli.

@@ -15,15 +15,25 @@ import (
 // where that fails, with an *Error. By then this thread may have changed its user:
 // tell the error and exit with its Status.
 func Become(c Command) error {
-	runtime.LockOSThread() // credentials and the signal mask are the thread's
+	if c.ofThread() {
+		runtime.LockOSThread()
+	}
 	if err := prepare(&c); err != nil {
 		return err
 	}
 	return c.run(func(path string, argv []string) error { return syscall.Exec(path, argv, c.Env) })
 }
 
+// ofThread reports whether prepare changes what belongs to one thread: credentials,
+// the signal mask. Otherwise any thread can execute the command, and the runtime
+// need not start the one more that it wants beside a locked one, which execve(2)
+// would have to wait for.
+func (c *Command) ofThread() bool {
+	return c.User != nil || c.NoNewPrivs || c.DropBounding || c.Found.masked || c.Found.deathSig != 0
+}
+
 // prepare makes the calling thread one whose execve(2) gives the command what it
-// is to have. The goroutine must be locked to it for good.
+// is to have. Where ofThread says so the goroutine must be locked to it for good.
 func prepare(c *Command) error {
 	if len(c.Args) == 0 {
 		return failed(errors.New("there is no command to run"))

@@ -72,6 +72,7 @@ type Found struct {
 	deathSig syscall.Signal
 	umask    int
 	parent   int
+	masked   bool // mask is not what all our threads have
 	known    bool
 }
 
@@ -86,6 +87,7 @@ func Find() (f Found, err error) {
 	// blocked everything else blocked them too.
 	if f.mask|needed|unblockable == ^linux.Sigset(0) {
 		f.mask |= needed &^ reserved
+		f.masked = true
 	}
 	// All others the runtime has given a handler, whatever they had (sigtable in
 	// runtime/sigtab_linux_generic.go): there is nothing left to ask.
@@ -131,6 +133,9 @@ func (f *Found) restore() error {
 				return err
 			}
 		}
+	}
+	if !f.masked {
+		return nil
 	}
 	_, err := linux.SetThreadMask(&f.mask)
 	return err

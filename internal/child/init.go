@@ -214,7 +214,11 @@ func start(c Command) (pid int, err error) {
 		sys.Foreground, sys.Ctty = true, 0
 	}
 	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}, Sys: sys}
-	onDyingThread(func() {
+	run := onDyingThread
+	if !c.ofThread() {
+		run = func(f func()) { f() }
+	}
+	run(func() {
 		if err = prepare(&c); err != nil {
 			return
 		}
