@@ -29,7 +29,7 @@ func Become(c Command) error {
 // need not start the one more that it wants beside a locked one, which execve(2)
 // would have to wait for.
 func (c *Command) ofThread() bool {
-	return c.User != nil || c.NoNewPrivs || c.DropBounding || c.Found.masked || c.Found.deathSig != 0
+	return c.User != nil || c.NoNewPrivs || c.DropBounding || c.Found.masked() || c.Found.deathSig != 0
 }
 
 // prepare makes the calling thread one whose execve(2) gives the command what it

@@ -72,7 +72,6 @@ type Found struct {
 	deathSig syscall.Signal
 	umask    int
 	parent   int
-	masked   bool // mask is not what all our threads have
 	known    bool
 }
 
@@ -87,7 +86,6 @@ func Find() (f Found, err error) {
 	// blocked everything else blocked them too.
 	if f.mask|needed|unblockable == ^linux.Sigset(0) {
 		f.mask |= needed &^ reserved
-		f.masked = true
 	}
 	// All others the runtime has given a handler, whatever they had (sigtable in
 	// runtime/sigtab_linux_generic.go): there is nothing left to ask.
@@ -120,6 +118,13 @@ var reserved = linux.Sigset(0).With(32, 33)
 // unblockable are those that the kernel takes out of every mask.
 var unblockable = linux.Sigset(0).With(syscall.SIGKILL, syscall.SIGSTOP)
 
+// masked reports whether the command gets a signal mask that is not the one which
+// our threads have, all of them the same.
+func (f *Found) masked() bool {
+	mask, err := linux.Sigmask()
+	return f.known && (err != nil || mask != f.mask)
+}
+
 // restore gives the calling thread, and where it belongs to the process the
 // process, what was found.
 func (f *Found) restore() error {
@@ -133,9 +138,6 @@ func (f *Found) restore() error {
 				return err
 			}
 		}
-	}
-	if !f.masked {
-		return nil
 	}
 	_, err := linux.SetThreadMask(&f.mask)
 	return err
