@@ -24,12 +24,15 @@ type order struct {
 	Flags int
 	Type  int // of a socket
 	FD    int
+	Other int
 }
 
 type reply struct {
 	Err string
 	FD  int
 	PID int
+
+	Other int
 }
 
 // agent is the other process.
@@ -142,6 +145,46 @@ func do(o order, r *reply) (err error) {
 			cmd = 37 // F_OFD_SETLK of linux/fcntl.h
 		}
 		return syscall.FcntlFlock(uintptr(r.FD), cmd, &syscall.Flock_t{Type: syscall.F_WRLCK})
+	case "bind", "listen":
+		r.FD, err = syscall.Socket(syscall.AF_UNIX, o.Type|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+		if err == nil {
+			err = syscall.Bind(r.FD, &syscall.SockaddrUnix{Name: o.Path})
+		}
+		if err == nil && o.Do == "listen" {
+			err = syscall.Listen(r.FD, o.Flags)
+		}
+		return err
+	case "connect":
+		r.FD, err = syscall.Socket(syscall.AF_UNIX, o.Type|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+		if err == nil {
+			err = syscall.Connect(r.FD, &syscall.SockaddrUnix{Name: o.Path})
+		}
+		return err
+	case "accept":
+		r.FD, _, err = syscall.Accept4(o.FD, syscall.SOCK_CLOEXEC)
+		return err
+	case "pair":
+		pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		r.FD, r.Other = pair[0], pair[1]
+		return err
+	case "send": // the descriptor Other into the queue behind FD, and close it here
+		if err := syscall.Sendmsg(o.FD, []byte{0}, syscall.UnixRights(o.Other), nil, 0); err != nil {
+			return err
+		}
+		return syscall.Close(o.Other)
+	case "receive":
+		buf, oob := make([]byte, 1), make([]byte, 64)
+		_, n, _, _, err := syscall.Recvmsg(o.FD, buf, oob, syscall.MSG_CMSG_CLOEXEC)
+		if err != nil {
+			return err
+		}
+		msgs, err := syscall.ParseSocketControlMessage(oob[:n])
+		if err != nil {
+			return err
+		}
+		fds, err := syscall.ParseUnixRights(&msgs[0])
+		r.FD = fds[0]
+		return err
 	case "chdir":
 		return syscall.Chdir(o.Path)
 	case "chroot":

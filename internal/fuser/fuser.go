@@ -98,7 +98,8 @@ type Use struct {
 	// Process is who; PID 0 is a user that exists and is nobody whom we can see: a
 	// socket in flight, or of a process outside, or a lock.
 	process.Process
-	// Start is when the process started, in clock ticks as Stat has them.
+	// Start is when the process started, as process.Stat has it: Proc.Started turns
+	// it into a time.
 	Start uint64 `json:"-"`
 	// Thread is the thread that has its own table of descriptors or its own
 	// directories, 0 if it is the whole process.
@@ -182,7 +183,8 @@ type superIno struct {
 	ino   uint32
 }
 
-// Of lists who uses the inode: first what holds it open, then locks, then sockets.
+// Of lists who uses the inode: who has it open, then who has it as a directory or
+// mapped, then locks, then sockets; each by process.
 func (x *Index) Of(id ID) []Use {
 	list := x.uses[id]
 	if len(x.sockets) == 0 {
@@ -284,8 +286,23 @@ func Scan(ctx context.Context, p *process.Proc, o Options) (*Index, error) {
 			return nil, err
 		}
 	}
+	for _, list := range s.index.uses {
+		slices.SortStableFunc(list, func(a, b Use) int { return cmp.Compare(a.How.rank(), b.How.rank()) })
+	}
 	s.index.Incomplete = s.unseen.list(s)
 	return s.index, nil
+}
+
+// rank is the place of a way in a list: what is open, then the directories, then
+// the locks.
+func (h How) rank() int {
+	switch h {
+	case Open:
+		return 0
+	case Locked:
+		return 2
+	}
+	return 1
 }
 
 func socketType(s *sockdiag.Socket) string {

@@ -86,7 +86,7 @@ func users(x *Index, id ID) (list []string) {
 func want(t testing.TB, x *Index, o Object, lines ...string) {
 	t.Helper()
 	got := users(x, o.ID)
-	slices.Sort(lines)
+	lines = slices.Sorted(slices.Values(lines))
 	if !slices.Equal(got, lines) {
 		t.Errorf("got\n\t%s\nwant\n\t%s\nincomplete: %q", strings.Join(got, "\n\t"), strings.Join(lines, "\n\t"), x.Incomplete)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/locks"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
@@ -92,8 +93,37 @@ func newScan(p *process.Proc, o Options) (*scan, error) {
 		if dev, _, err := p.Inode("self/ns/net"); err == nil {
 			s.nsfs = dev
 		}
+		if err := s.own(); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
+}
+
+// own finds our own sockets, which are not to look like sockets of nobody.
+func (s *scan) own() error {
+	if s.opts.Self {
+		return nil
+	}
+	d, err := s.proc.Descriptors("self")
+	if ours(err) {
+		return err
+	}
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	list, err := d.Numbers(nil)
+	if err != nil {
+		return err
+	}
+	s.mine = map[uint32]bool{}
+	for _, fd := range list {
+		if link, err := d.Path(fd); err == nil && strings.HasPrefix(link, "socket:[") {
+			s.mine[uint32(process.NamespaceID(link))] = true // written as a namespace's
+		}
+	}
+	return nil
 }
 
 func (s *scan) device(d Device) {
@@ -392,20 +422,20 @@ func (s *scan) add(e entry) {
 }
 
 func appendUse(list []Use, u Use) []Use {
+	if u.Lock != nil && u.Lock.Kind == locks.POSIX {
+		// It is the process's, and every descriptor of the file shows it.
+		if slices.ContainsFunc(list, func(o Use) bool { return o.PID == u.PID && o.Lock != nil && *o.Lock == *u.Lock }) {
+			return list
+		}
+	}
 	if n := len(list); n > 0 && u.Lock == nil {
 		last := &list[n-1]
-		if last.PID == u.PID && last.Thread == u.Thread && last.How == u.How && last.Access == u.Access && sameSocket(last.Socket, u.Socket) {
+		if last.PID == u.PID && last.Thread == u.Thread && last.How == u.How && last.Access == u.Access {
 			last.More++
 			return list
 		}
 	}
 	return append(list, u)
-}
-
-// sameSocket reports whether two ends may be told as one: connections of one
-// process to the same socket.
-func sameSocket(a, b *Socket) bool {
-	return a == nil && b == nil || a != nil && b != nil && (a.Ino == b.Ino || a.Name == b.Name && a.NetNS == b.NetNS)
 }
 
 // worker looks at processes in a goroutine of its own.

@@ -25,7 +25,7 @@ func (s *scan) sockets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := socketTable{scan: s, byIno: make(map[uint32]*socket, len(all)), senders: map[uint32][]*socket{}, listens: map[sockdiag.File]bool{}}
+	t := socketTable{scan: s, byIno: make(map[uint32]*socket, len(all)), senders: map[uint32][]*socket{}, listens: map[sockdiag.File]bool{}, notes: map[alike]int{}}
 	for i := range all {
 		k := &all[i]
 		t.byIno[k.Ino] = k
@@ -42,6 +42,7 @@ func (s *scan) sockets(ctx context.Context) error {
 		}
 	}
 	s.queues(all)
+	s.outOfList(t.byIno)
 	return nil
 }
 
@@ -139,6 +140,7 @@ type socketTable struct {
 	byIno   map[uint32]*socket
 	senders map[uint32][]*socket // datagram sockets that are connected to one
 	listens map[sockdiag.File]bool
+	notes   map[alike]int // where in the list of its file
 }
 
 // bound notes who uses the file that k is bound to, if it is asked about.
@@ -152,27 +154,38 @@ func (t *socketTable) bound(k *socket) {
 	switch {
 	case k.State == sockdiag.Listening:
 		how = Listening
-	case k.State == sockdiag.Established && k.Type != dgram && t.listens[*k.File]:
+	case t.accepted(k):
 		how = Accepted
 	}
 	t.hold(key, how, k)
-	if k.Peer != 0 && k.Type != dgram {
-		if peer := t.byIno[k.Peer]; peer != nil && how == Accepted {
-			t.hold(key, Connected, peer)
-		} else if how == Accepted {
-			t.hold(key, Connected, &socket{Socket: sockdiag.Socket{Ino: k.Peer, Type: k.Type}})
-		}
+	if k.Peer != 0 && how == Accepted {
+		t.hold(key, Connected, t.peer(k.Peer, k))
 	}
 	for _, peer := range t.senders[k.Ino] {
 		t.hold(key, Connected, peer)
 	}
 	for _, ino := range k.Waiting {
-		peer := t.byIno[ino]
-		if peer == nil {
-			peer = &socket{Socket: sockdiag.Socket{Ino: ino, Type: k.Type}}
-		}
-		t.hold(key, Connecting, peer)
+		t.hold(key, Connecting, t.peer(ino, k))
 	}
+}
+
+// accepted reports whether k came out of accept(2), which gives it the address of
+// the socket that listens. A client's own address is its alone, and most have none.
+func (t *socketTable) accepted(k *socket) bool {
+	if k.State != sockdiag.Established || k.Type == dgram {
+		return false
+	}
+	peer := t.byIno[k.Peer]
+	return t.listens[*k.File] || peer != nil && peer.File == nil
+}
+
+// peer is the socket with that inode, which may be of a network namespace that we
+// do not see.
+func (t *socketTable) peer(ino uint32, of *socket) *socket {
+	if k := t.byIno[ino]; k != nil {
+		return k
+	}
+	return &socket{Socket: sockdiag.Socket{Ino: ino, Type: of.Type}}
 }
 
 // wantsSocket reports whether the file is asked about.
@@ -194,16 +207,39 @@ func (t *socketTable) wantsSocket(super uint64, ino uint32) bool {
 // see.
 func (t *socketTable) hold(key superIno, how How, k *socket) {
 	info := &Socket{Type: socketType(&k.Socket), Ino: k.Ino, Name: k.Name, Queue: k.Queue, Backlog: k.Backlog, NetNS: k.netns}
-	list := t.index.sockets[key]
 	holders := t.holders[k.Ino]
 	for _, h := range holders {
-		list = appendUse(list, Use{Process: process.Process{PID: h.st.PID, Comm: h.st.Comm}, Start: h.st.Start,
+		t.note(key, Use{Process: process.Process{PID: h.st.PID, Comm: h.st.Comm}, Start: h.st.Start,
 			Thread: h.thread, How: how, FD: h.fd, Socket: info})
 	}
 	if len(holders) == 0 && !t.mine[k.Ino] {
-		list = appendUse(list, Use{How: how, FD: -1, Socket: info})
+		t.note(key, Use{How: how, FD: -1, Socket: info})
 	}
-	t.index.sockets[key] = list
+}
+
+// alike is what uses have in common that are told as one: a process's descriptors
+// of one socket, or its connections.
+type alike struct {
+	file        superIno
+	how         How
+	pid, thread int
+	ino         uint32 // 0 for connections
+	name        string
+	netns       uint64
+}
+
+func (t *socketTable) note(key superIno, u Use) {
+	a := alike{key, u.How, u.PID, u.Thread, u.Socket.Ino, u.Socket.Name, u.Socket.NetNS}
+	if u.How != Bound && u.How != Listening {
+		a.ino = 0
+	}
+	list := t.index.sockets[key]
+	if i, ok := t.notes[a]; ok {
+		list[i].More++
+		return
+	}
+	t.notes[a] = len(list)
+	t.index.sockets[key] = append(list, u)
 }
 
 // maxQueues bounds how many sockets are asked for what lies in their queues.
@@ -222,15 +258,38 @@ func (s *scan) queues(all []socket) {
 			s.unseen.queues++
 			continue
 		}
-		h := s.holders[k.Ino][0]
-		at := strconv.Itoa(h.st.PID)
-		if h.thread != 0 {
-			at += "/task/" + strconv.Itoa(h.thread)
-		} else {
-			at = s.proc.Lively(h.st)
-		}
-		if info, err := s.proc.FDInfo(at, h.fd); err == nil {
+		if info, err := s.info(s.holders[k.Ino][0]); err == nil {
 			s.unseen.inFlight += info.InFlight
+		}
+	}
+}
+
+func (s *scan) info(h holder) (process.FDInfo, error) {
+	at := s.proc.Lively(h.st)
+	if h.thread != 0 {
+		at = strconv.Itoa(h.st.PID) + "/task/" + strconv.Itoa(h.thread)
+	}
+	return s.proc.FDInfo(at, h.fd)
+}
+
+// maxOutOfList bounds how many sockets that are in no list of unix sockets are
+// asked what they are; most are of the internet.
+const maxOutOfList = 4096
+
+// outOfList counts the unix sockets that processes have and no network namespace
+// showed: their own is kept by nothing but them. Since Linux 5.6 fdinfo tells them
+// from others.
+func (s *scan) outOfList(listed map[uint32]*socket) {
+	asked := 0
+	for ino, list := range s.holders {
+		if listed[ino] != nil {
+			continue
+		}
+		if asked++; asked > maxOutOfList {
+			return
+		}
+		if info, err := s.info(list[0]); err == nil && info.Unix {
+			s.unseen.outOfList++
 		}
 	}
 }

@@ -8,9 +8,8 @@ import (
 
 // unseen counts what could not be seen.
 type unseen struct {
-	denied   int // processes
-	hangs    int // descriptors and directories that would not answer
-	hangsOf  map[int]string
+	denied   int    // processes
+	hangs    int    // descriptors and directories that would not answer
 	first    string // the first that hung
 	givenUp  int    // processes that were not looked at, as too much hung
 	threads  int
