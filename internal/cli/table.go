@@ -11,6 +11,7 @@ func commands() []*Command {
 		tryCommand(),
 		pidfileCommand(),
 		lockCommand(),
+		whyCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

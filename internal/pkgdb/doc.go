@@ -1,4 +1,4 @@
-// Package pkgdb is floor 2: which package of the distribution a path belongs to,
+// Package pkgdb is floor 3: which package of the distribution a path belongs to,
 // read directly from the databases of dpkg and apk, below a root handle. No
 // program is started, nothing is locked, nothing written.
 //

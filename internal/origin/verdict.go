@@ -1,0 +1,161 @@
+package origin
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/stale"
+)
+
+// Proofs beside those of package stale.
+const (
+	Mounted  stale.Proof = "mounted"   // a file system is mounted here
+	Leads    stale.Proof = "leads-to"  // a link, judged by what it leads to
+	Dangling stale.Proof = "dangling"  // a link that leads to nothing
+	Vanished stale.Proof = "vanished"  // it went while it was looked at
+	Unasked  stale.Proof = "not-asked" // whoever answers for it might not
+)
+
+// kinds finds out what the subjects are for.
+func (s *session) kinds() error {
+	for _, x := range s.subject {
+		if x.at == nil || x.Type != File {
+			continue
+		}
+		x.kind = kindByName(x.at.name, path.Base(path.Dir(x.where())) == "lock")
+		if s.deep && x.Size > 0 && x.Size <= largestRecord && s.local(x) {
+			if rec, err := record(x.at); err == nil && rec.Own() {
+				x.kind, x.ours = stale.PIDFile, rec.PID
+			}
+		}
+	}
+	return nil
+}
+
+// kindByName says what the name of a file promises. locks says that the directory
+// holds locks, as /run/lock does.
+func kindByName(name string, locks bool) stale.Kind {
+	switch {
+	case strings.HasSuffix(name, ".pid"), name == "pid":
+		return stale.PIDFile
+	case strings.HasPrefix(name, "LCK.."), strings.HasSuffix(name, ".lock"), strings.HasSuffix(name, ".lck"), name == "lock", locks:
+		return stale.Lock
+	}
+	return stale.Guess
+}
+
+// verdicts has the subjects judged.
+func (s *session) verdicts() error {
+	for _, x := range s.subject {
+		if x.Verdict == stale.CannotTell && x.Evidence == nil {
+			if err := s.verdict(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (x *subject) decide(v stale.Verdict, p stale.Proof, text string) {
+	x.Verdict = v
+	x.Evidence = append(x.Evidence, stale.Evidence{Proof: p, Text: text})
+}
+
+// verdict judges one subject, as far as it can be told without its users.
+func (s *session) verdict(x *subject) error {
+	switch {
+	case x.Mount != nil && x.Mount.Here:
+		x.decide(stale.Live, Mounted, mountedText(x.Mount))
+	case x.at == nil:
+		x.decide(stale.CannotTell, Unasked, "it was not looked at")
+	case x.Type == Symlink:
+		s.linkVerdict(x)
+	case s.judge == nil:
+		x.decide(stale.CannotTell, stale.NoPermission, "without /proc nothing can be proven")
+	case x.at.dir == nil: // "/"
+		x.decide(stale.CannotTell, stale.UsedByName, "a directory is not stale by itself; what is in it may be")
+	default:
+		return s.judged(x, x.at.dir, x.at.name)
+	}
+	return nil
+}
+
+func mountedText(m *Mount) string {
+	if m.Root != "" {
+		return fmt.Sprintf("%s of a %s is mounted here", m.Root, m.Type)
+	}
+	return "a " + m.Type + " is mounted here"
+}
+
+// judged asks the judge about the entry name of dir.
+func (s *session) judged(x *subject, dir *fsat.Dir, name string) error {
+	f, err := s.judge.Look(s.ctx, dir, name, x.Path, x.kind)
+	switch {
+	case s.ctx.Err() != nil:
+		return s.ctx.Err()
+	case fsat.NotExist(err):
+		x.decide(stale.CannotTell, Vanished, "it vanished while it was looked at")
+	case err != nil:
+		x.decide(stale.CannotTell, stale.NoPermission, err.Error())
+	case f.Identity.Inode != x.Inode || f.Identity.Dev != x.Dev:
+		x.decide(stale.CannotTell, Vanished, "something else was put in its place while it was looked at")
+	default:
+		x.Verdict, x.Evidence, x.PID = f.Verdict, f.Evidence, cmp.Or(f.PID, x.ours)
+		if f.Kind == stale.PIDFile || f.Kind == stale.Lock {
+			x.Kind = string(f.Kind)
+		}
+	}
+	return nil
+}
+
+// linkVerdict judges a link by what it leads to, which was judged after it was found.
+func (s *session) linkVerdict(x *subject) {
+	switch l := x.Link; {
+	case l == nil:
+		x.decide(stale.CannotTell, stale.UsedByName, "a link is used by its name")
+	case l.Report == nil && l.Broken == "nothing is there":
+		x.decide(stale.CannotTell, Dangling, fmt.Sprintf("it leads to %s, where nothing is", l.Target))
+	case l.Report == nil:
+		x.decide(stale.CannotTell, Leads, fmt.Sprintf("it leads to %s: %s", l.Target, l.Broken))
+	}
+}
+
+// settle says of links what came out for what they lead to, the last first, and calls
+// live what somebody uses. Proof is never overruled: a socket that nobody is bound to
+// stays stale, whoever has its file open.
+func (s *session) settle() error {
+	for i := len(s.subject) - 1; i >= 0; i-- {
+		x := s.subject[i]
+		var to *Report
+		if x.Link != nil {
+			to = x.Link.Report
+		}
+		if x.leads != nil {
+			to = x.leads.Report
+		}
+		if l := x.Link; to != nil && to != x.Report {
+			x.Evidence = nil
+			v := to.Verdict
+			text := fmt.Sprintf("it leads to %s, which is %s", l.Real, v)
+			if v == stale.CannotTell {
+				text = fmt.Sprintf("it leads to %s, of which nothing is proven", l.Real)
+			}
+			if v == stale.Stale {
+				v = stale.CannotTell // the link itself may be there to stay
+			}
+			x.decide(v, Leads, text)
+		}
+		if x.Verdict == stale.CannotTell && len(x.UsedBy) > 0 {
+			u := x.UsedBy[0]
+			text := fmt.Sprintf("process %d (%s) has it: %s", u.PID, u.Comm, strings.Join(u.How, ", "))
+			if u.PID == 0 {
+				text = "somebody who cannot be seen has it: " + strings.Join(u.How, ", ")
+			}
+			x.decide(stale.Live, stale.InodeHeld, text)
+		}
+	}
+	return nil
+}
