@@ -4,17 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
-
-// localTypes are file systems on which no other machine can have made a file:
-// there its process ids would be those of another kernel.
-var localTypes = []string{"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "jffs2", "ubifs", "vfat"}
 
 // judgeUUCP returns nil if it is proven that the process with the number pid,
 // which the lock file fd names, is no more.
@@ -47,7 +42,7 @@ func judgeUUCP(fd, pid int, opts *UUCPOptions) error {
 	if err != nil {
 		return held("%v", err)
 	}
-	if !slices.Contains(localTypes, m.FSType) {
+	if !mounts.Local(m.FSType) {
 		return held("the process may be on another machine, the file system is %s", m.FSType)
 	}
 	if opts.Private {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
 
@@ -112,7 +113,7 @@ func (j *Judge) older(o *object, w int64) error {
 // of its own.
 func (g *ground) timed() error {
 	switch {
-	case g.mount == nil || !localTypes.has(g.mount.FSType):
+	case g.mount == nil || !mounts.Local(g.mount.FSType):
 		return errors.New("its times may be of another machine's clock")
 	case coarseTypes.has(g.mount.FSType):
 		return fmt.Errorf("the times of %s are too coarse", g.mount.FSType)

@@ -86,7 +86,7 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 		g.note(UnknownMount, "%s", g.notOurs)
 		return g, nil
 	}
-	g.local = localTypes.has(g.mount.FSType)
+	g.local = mounts.Local(g.mount.FSType)
 	if j.vouched(g) {
 		g.local, g.ours = true, true
 	} else if !g.local {
@@ -276,19 +276,9 @@ type names []string
 
 func (n names) has(s string) bool { return slices.Contains(n, s) }
 
-// localTypes are file systems that one kernel alone has mounted. What is not on
-// the list may be shared with another machine.
-var localTypes = names{
-	"tmpfs", "ramfs", "rootfs", "devtmpfs",
-	"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs",
-	"bcachefs", "jfs", "reiserfs", "nilfs2", "ubifs", "jffs2",
-	"vfat", "msdos", "exfat", "ntfs3", "squashfs", "erofs", "iso9660",
-	"overlay", "aufs", "fuse.fuse-overlayfs",
-}
-
 // Local reports whether one kernel alone has mounted a file system of this type, as
 // /proc/PID/mountinfo names it.
-func Local(fstype string) bool { return localTypes.has(fstype) }
+func Local(fstype string) bool { return mounts.Local(fstype) }
 
 // containerTypes are file systems that runtimes make for a container's root, of
 // which they mount the whole.

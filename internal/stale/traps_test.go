@@ -14,6 +14,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
 )
 
 // A volume that a second, living container uses: its PIDs are no numbers of ours,
@@ -315,7 +316,7 @@ func TestNetworkFileSystem(t *testing.T) {
 		must(t, err)
 		other := *o.ground.mount
 		for _, fstype := range []string{"nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs", "fuse", "ceph", "gfs2", "ocfs2", "lustre", "afs", "vboxsf", "something-new"} {
-			if localTypes.has(fstype) {
+			if mounts.Local(fstype) {
 				t.Errorf("%s counts as local", fstype)
 			}
 			other.FSType = fstype
