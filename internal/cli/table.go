@@ -12,6 +12,7 @@ func commands() []*Command {
 		pidfileCommand(),
 		lockCommand(),
 		whyCommand(),
+		waitCommand(),
 		completionCommand(),
 		versionCommand(),
 	}

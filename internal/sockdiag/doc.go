@@ -24,6 +24,20 @@
 // bind(2) makes the file some microseconds before it binds the socket to it, and
 // in between the answer is "refused". Ask files that are just made later.
 //
+// # Listening or not
+//
+// [Greet] asks more: whether a connection would be taken, without making one. It
+// connects a stream socket that has a peer already (socketpair(2)). The kernel
+// finds the socket, compares the types, looks whether it listens and whether its
+// queue has room, and only then sees that ours can take no connection:
+//
+//	EISCONN        it listens, and would take one
+//	EAGAIN         it listens, and its queue is full
+//	ECONNREFUSED   it does not listen (yet)
+//	EPROTOTYPE     it is of another type
+//
+// Nothing is queued by then, so nobody wakes.
+//
 // # The dump
 //
 // It needs no permission on the file, but shows this network namespace alone, and
