@@ -1,16 +1,19 @@
 package fuser
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/process"
 )
 
 // agentEnv marks the test binary that does what the test tells it to: the other
@@ -33,6 +36,9 @@ type reply struct {
 	PID int
 
 	Other int
+	TID   int
+
+	Users, Incomplete []string
 }
 
 // agent is the other process.
@@ -92,20 +98,59 @@ func (a *agent) must(o order) reply {
 	return r
 }
 
+var (
+	in  = json.NewDecoder(os.Stdin)
+	out = json.NewEncoder(os.Stdout)
+)
+
 func agentMain() {
-	runtime.LockOSThread() // of the main thread: what it changes is the process's
-	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	runtime.LockOSThread() // to the main thread: what it changes is the process's
+	serve()
+}
+
+func serve() {
 	for {
 		var o order
 		if in.Decode(&o) != nil {
 			os.Exit(0)
 		}
 		r := reply{PID: os.Getpid(), FD: -1}
+		if o.Do == "thread" {
+			go func() { // does not return: it answers by itself
+				r.Err = do(o, &r).Error()
+				out.Encode(r)
+			}()
+			continue
+		}
 		if err := do(o, &r); err != nil {
 			r.Err = err.Error()
 		}
 		out.Encode(r)
 	}
+}
+
+// scan is Identify and Scan, by the agent.
+func (r *reply) scan(o order) error {
+	p, err := process.Open()
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	fd, err := linux.Openat(linux.AT_FDCWD, o.Path, linux.O_PATH|linux.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	ob, err := Identify(p, fd)
+	linux.Close(fd)
+	if err != nil {
+		return err
+	}
+	x, err := Scan(context.Background(), p, Options{Objects: []Object{ob}, Sockets: true})
+	if err != nil {
+		return err
+	}
+	r.Users, r.Incomplete = users(x, ob.ID), x.Incomplete
+	return nil
 }
 
 func do(o order, r *reply) (err error) {
@@ -185,6 +230,26 @@ func do(o order, r *reply) (err error) {
 		fds, err := syscall.ParseUnixRights(&msgs[0])
 		r.FD = fds[0]
 		return err
+	case "scan": // the file, as the agent sees it
+		return r.scan(o)
+	case "nofile":
+		return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(o.FD), Max: uint64(o.FD)})
+	case "thread": // opens the file and goes there, in a thread that shares neither with the others
+		return linux.OnThread(syscall.CLONE_FILES|syscall.CLONE_FS, func() error {
+			if err := open(os.O_RDONLY); err != nil {
+				return err
+			}
+			if err := syscall.Chdir(filepath.Dir(o.Path)); err != nil {
+				return err
+			}
+			r.TID = syscall.Gettid()
+			out.Encode(*r)
+			select {}
+		})
+	case "exit-main": // the first thread alone
+		go serve()
+		syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0) // and not RawSyscall, which would take a processor of the runtime along
+		return nil
 	case "chdir":
 		return syscall.Chdir(o.Path)
 	case "chroot":

@@ -186,31 +186,23 @@ type superIno struct {
 // Of lists who uses the inode: who has it open, then who has it as a directory or
 // mapped, then locks, then sockets; each by process.
 func (x *Index) Of(id ID) []Use {
-	list := x.uses[id]
+	list := slices.Clone(x.uses[id])
 	if len(x.sockets) == 0 {
 		return list
 	}
-	for _, key := range x.names(id) {
-		if s := x.sockets[key]; len(s) > 0 {
-			list = slices.Concat(list, s)
+	if o, ok := x.objects[id]; ok {
+		return append(list, x.sockets[o.socket()]...)
+	}
+	for _, d := range x.devices { // of which no two are the same
+		if d.Stat == id.Dev {
+			list = append(list, x.sockets[superIno{d.Super, uint32(id.Ino)}]...)
 		}
 	}
 	return list
 }
 
-// names are those of an inode at sock_diag.
-func (x *Index) names(id ID) (list []superIno) {
-	if o, ok := x.objects[id]; ok {
-		return []superIno{{o.Super, uint32(cmp.Or(o.Number, o.Ino))}}
-	}
-	for _, d := range x.devices {
-		key := superIno{d.Super, uint32(id.Ino)}
-		if d.Stat == id.Dev && !slices.Contains(list, key) {
-			list = append(list, key)
-		}
-	}
-	return list
-}
+// socket is the name of o at sock_diag.
+func (o Object) socket() superIno { return superIno{o.Super, uint32(cmp.Or(o.Number, o.Ino))} }
 
 // All gives every inode that is used, in the order of its numbers, with the users.
 // A socket file that nobody has open is in it with the number that sock_diag
@@ -235,7 +227,7 @@ func (x *Index) All() iter.Seq2[Node, []Use] {
 // is one, else the number as it is.
 func (x *Index) socketFile(key superIno) (id ID, ok bool) {
 	for _, o := range x.objects {
-		if slices.Contains(x.names(o.ID), key) {
+		if o.socket() == key {
 			return o.ID, true
 		}
 	}
