@@ -5,7 +5,7 @@ export CGO_ENABLED = 0
 # Where Go's own archive unpacks to, for a root shell that does not know of it.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: build test-deps test dist soak bench clean
+.PHONY: build install uninstall test-deps test dist soak bench clean
 
 build: ## .build/bin/slashrun
 	go build -trimpath -o .build/bin/ ./cmd/...
@@ -16,7 +16,13 @@ test-deps: ## install the tools that tests need (as root, on Debian), fetch refe
 test: test-deps ## everything that must hold before a change goes in
 	@test/run.sh
 
-dist: ## dist/: static executables, checksums, OCI image
+install: ## build and install; PREFIX=/usr/local DESTDIR= LINKS="flock ...": release/install.sh
+	@release/install.sh install
+
+uninstall: ## remove what install puts there
+	@release/install.sh uninstall
+
+dist: ## dist/: static executables, archives for /usr/local, checksums, OCI image
 	go run ./release -out dist
 
 soak: ## every race for SOAKTIME=10s, every fuzz target for FUZZTIME=10m

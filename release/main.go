@@ -1,13 +1,14 @@
 // Release makes what "make dist" hands out: the static core for amd64 and arm64,
-// their checksums, and an OCI image archive that holds both, for COPY --from.
+// for each an archive to unpack in /usr/local with manual pages and completions,
+// an OCI image archive that holds both, for COPY --from, and checksums.
 //
 //	go run ./release -out dist [-version VERSION]
 //
-// Every executable is built twice, from the tree and from a copy of it in
-// another directory with an empty build cache, and must come out the same; it
-// must be static and at most 6 MiB. The image is written twice, too, and read
-// back: every descriptor's size and digest. The version is that of git describe,
-// the one time stamp is SOURCE_DATE_EPOCH or the time of the last commit.
+// Every executable and archive is made twice, from the tree and from a copy of it
+// in another directory with an empty build cache, and must come out the same; an
+// executable must be static and at most 6 MiB. The image is written twice, too, and
+// read back: every descriptor's size and digest. The version is that of git
+// describe, the one time stamp is SOURCE_DATE_EPOCH or the time of the last commit.
 package main
 
 import (
@@ -81,6 +82,9 @@ func release(out, version string) error {
 		if err := put(out, "slashrun-linux-"+arch, exe, 0o755, &sums); err != nil {
 			return err
 		}
+	}
+	if err := archives(root, second, tmp, out, exes, stamp, &sums); err != nil {
+		return err
 	}
 	im := image{Version: version, Created: stamp, Executables: exes}
 	archive, err := im.archive()
@@ -169,7 +173,7 @@ func static(exe []byte) error {
 
 // copySources copies what a build reads from the tree at root to dir.
 func copySources(root, dir string) error {
-	for _, name := range []string{"go.mod", "go.sum"} {
+	for _, name := range []string{"go.mod", "go.sum", license} {
 		data, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			return err
@@ -185,6 +189,7 @@ func copySources(root, dir string) error {
 	if err != nil {
 		return err
 	}
+	trees = append(trees, manDir)
 	for _, tree := range trees {
 		if err := os.CopyFS(filepath.Join(dir, tree), os.DirFS(filepath.Join(root, tree))); err != nil {
 			return err

@@ -142,30 +142,23 @@ func (im *image) archive() ([]byte, error) {
 	for _, d := range digests {
 		files = append(files, file{name: "blobs/" + strings.Replace(d, ":", "/", 1), mode: 0o644, data: store[d]})
 	}
-	return im.tar(files)
+	return tarball(files, im.Created)
 }
 
 // manifest adds the image of one architecture to store.
 func (im *image) manifest(store blobs, arch string, exe []byte) (descriptor, error) {
 	// A hard link, not a symbolic one: COPY --from gives a file either way.
-	layer, err := im.tar([]file{
+	layer, err := tarball([]file{
 		{name: "slashrun", mode: 0o755, data: exe},
 		{name: "usr/", mode: 0o755},
 		{name: "usr/bin/", mode: 0o755},
 		{name: "usr/bin/slashrun", mode: 0o755, link: "slashrun"},
-	})
+	}, im.Created)
 	if err != nil {
 		return descriptor{}, err
 	}
-	var packed bytes.Buffer
-	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression) // an empty header: no name, no time
+	packed, err := gzipped(layer)
 	if err != nil {
-		return descriptor{}, err
-	}
-	if _, err := w.Write(layer); err != nil {
-		return descriptor{}, err
-	}
-	if err := w.Close(); err != nil {
 		return descriptor{}, err
 	}
 	created := im.Created.UTC().Format(time.RFC3339)
@@ -187,42 +180,8 @@ func (im *image) manifest(store blobs, arch string, exe []byte) (descriptor, err
 		return descriptor{}, err
 	}
 	m := manifest{SchemaVersion: 2, MediaType: typeManifest, Config: cd, Annotations: labels,
-		Layers: []descriptor{store.add(typeLayer, packed.Bytes())}}
+		Layers: []descriptor{store.add(typeLayer, packed)}}
 	return store.addJSON(typeManifest, m)
-}
-
-// file is an entry of a tar file: a directory where name ends in a slash, a hard
-// link where link is set.
-type file struct {
-	name, link string
-	mode       int64
-	data       []byte
-}
-
-// tar returns the entries as a ustar file that belongs to root and the time of
-// the sources.
-func (im *image) tar(files []file) ([]byte, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, f := range files {
-		h := &tar.Header{Format: tar.FormatUSTAR, Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: im.Created}
-		switch {
-		case f.link != "":
-			h.Typeflag, h.Linkname = tar.TypeLink, f.link
-		case strings.HasSuffix(f.name, "/"):
-			h.Typeflag = tar.TypeDir
-		}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), nil
 }
 
 // verify reads an OCI archive as a stranger would: every descriptor from

@@ -108,7 +108,7 @@ func TestVerifyRefuses(t *testing.T) {
 			for name, data := range changed {
 				files = append(files, file{name: name, mode: 0o644, data: data})
 			}
-			text, err := testImage().tar(files)
+			text, err := tarball(files, testImage().Created)
 			if err != nil {
 				t.Fatal(err)
 			}
