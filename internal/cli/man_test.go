@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/slashrun/slashrun/internal/testenv"
+)
+
+// Each command has a page; options, their arguments, and exit codes are those of
+// its tables, no more and no less.
+func TestManPagesHoldTheTables(t *testing.T) {
+	pages := manPages(t)
+	codes := map[string][]int{} // of the page, from the tables
+	for _, c := range commands() {
+		p := pageOf(pages, c)
+		for _, x := range c.Exits {
+			if !slices.Contains(codes[p.name], x.Code) {
+				codes[p.name] = append(codes[p.name], x.Code)
+			}
+		}
+		listed := p.options()
+		for _, f := range c.flags() {
+			want := Flag{Long: f.Long, Short: f.Short, Arg: f.Arg, Optional: f.Optional}
+			if !slices.ContainsFunc(listed, func(have Flag) bool { return have.usage() == want.usage() }) {
+				t.Errorf("man/%s: the option %q of %s is not listed, or otherwise", p.file, strings.TrimSpace(want.usage()), c.Name)
+			}
+		}
+		if p.name == "slashrun" && c.Flags != nil {
+			t.Errorf("%s has options and no page of its own", c.Name)
+		}
+		for _, name := range c.CalledAs {
+			if !slices.ContainsFunc(append(p.after("Nm"), p.after("Pa")...), func(w []string) bool { return slices.Contains(w, name) }) {
+				t.Errorf("man/%s: that it can be called %s is not said", p.file, name)
+			}
+		}
+	}
+	for name, p := range pages {
+		got, want := p.exitCodes(), codes[name]
+		slices.Sort(want)
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("man/%s: the exit codes are %v, in the tables of its commands %v", p.file, got, want)
+		}
+	}
+}
+
+// A page names no option that there is not, wherever in its text.
+func TestManPagesNameNoOtherOptions(t *testing.T) {
+	for name, p := range manPages(t) {
+		known := []string{"--", "--help"}
+		for _, c := range commands() {
+			if name != "slashrun" && name != "slashrun-"+c.Name {
+				continue
+			}
+			for _, f := range c.flags() {
+				known = append(known, "--"+f.Long, "-"+string(rune(f.Short)))
+			}
+		}
+		if name == "slashrun" {
+			known = append(known, "--version")
+		}
+		for _, o := range p.mentioned() {
+			if !slices.Contains(known, o) {
+				t.Errorf("man/%s: there is no option %s", p.file, o)
+			}
+		}
+		for _, o := range p.options() {
+			if o.Long == "" && o.Short == 0 {
+				t.Errorf("man/%s: an option without a name", p.file)
+			}
+		}
+		for _, line := range p.commandLines() {
+			checkCommandLine(t, p, line)
+		}
+	}
+}
+
+// commandLines are the command lines that a page shows, examples and others.
+func (p *manPage) commandLines() []string {
+	list := p.examples()
+	for _, macro := range []string{"Ql", "Li"} {
+		for _, words := range p.after(macro) {
+			list = append(list, manText(strings.Join(words, " ")))
+		}
+	}
+	return list
+}
+
+// checkCommandLine holds the command and the long options of a call of slashrun to
+// the tables.
+func checkCommandLine(t *testing.T, p *manPage, line string) {
+	words := strings.Fields(line)
+	i := slices.Index(words, "slashrun")
+	if i < 0 || i+1 == len(words) {
+		return
+	}
+	c := find(words[i+1])
+	if c == nil {
+		if !strings.HasPrefix(words[i+1], "-") {
+			t.Errorf("man/%s: %q: there is no command %s", p.file, line, words[i+1])
+		}
+		return
+	}
+	for _, w := range words[i+2:] {
+		if w == "--" {
+			return
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(w, "--"), "=")
+		if strings.HasPrefix(w, "--") && name != "help" && !slices.ContainsFunc(c.flags(), func(f Flag) bool { return f.Long == name }) {
+			t.Errorf("man/%s: %q: there is no option --%s", p.file, line, name)
+		}
+	}
+}
+
+// NAME, SYNOPSIS and SEE ALSO agree with the table and with one another.
+func TestManPagesAgree(t *testing.T) {
+	pages := manPages(t)
+	overview := pages["slashrun"]
+	var targets []string
+	for _, words := range overview.after("Xr") {
+		targets = append(targets, words[0])
+	}
+	for _, c := range commands() {
+		p := pages["slashrun-"+c.Name]
+		if p == nil {
+			if !slices.ContainsFunc(overview.lines, func(l string) bool { return strings.HasPrefix(l, ".It Cm "+c.Name) }) {
+				t.Errorf("man/slashrun.1 does not list %s, which has no page", c.Name)
+			}
+			continue
+		}
+		if !slices.Contains(targets, p.name) {
+			t.Errorf("man/slashrun.1 does not refer to %s", p.name)
+		}
+		if !slices.Contains(p.lines, ".Nd "+c.Summary) {
+			t.Errorf("man/%s: the description is not the summary of the table: %s", p.file, c.Summary)
+		}
+		forms := 0
+		for i, line := range p.lines {
+			if p.section[i] == "SYNOPSIS" && line == ".Nm slashrun "+c.Name {
+				forms++
+			}
+		}
+		if forms != len(c.Args) {
+			t.Errorf("man/%s: %d forms in the synopsis, %d in the table", p.file, forms, len(c.Args))
+		}
+	}
+	readme, err := os.ReadFile("../../README.md")
+	mustDo(t, err)
+	for name, p := range pages {
+		if !strings.Contains(string(readme), "](man/"+p.file+")") {
+			t.Errorf("README.md does not refer to man/%s", p.file)
+		}
+		if name != "slashrun" && find(strings.TrimPrefix(name, "slashrun-")) == nil {
+			t.Errorf("man/%s is about no command", p.file)
+		}
+		for _, words := range p.after("Xr") {
+			if strings.HasPrefix(words[0], "slashrun") && (len(words) < 2 || pages[words[0]] == nil || pages[words[0]].file != words[0]+"."+words[1]) {
+				t.Errorf("man/%s refers to %v, which there is not", p.file, words)
+			}
+		}
+	}
+}
+
+// A variable that a page names is one that the code knows.
+func TestManPagesNameKnownVariables(t *testing.T) {
+	var code strings.Builder
+	for _, dir := range []string{"../../internal", "../../pidfile", "../../lockfile"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			code.Write(text)
+			return err
+		})
+		mustDo(t, err)
+	}
+	for _, p := range manPages(t) {
+		for _, words := range p.after("Ev") {
+			for _, w := range words {
+				// The names of exec's variables are made from those of its options.
+				quoted := `"` + w
+				if !strings.HasPrefix(w, execPrefix) {
+					quoted += `"`
+				} else {
+					quoted = `"` + execPrefix
+				}
+				if !isDelimiter(w) && !strings.Contains(code.String(), quoted) && !strings.Contains(code.String(), `"`+w+`=`) {
+					t.Errorf("man/%s: nothing reads or sets the variable %s", p.file, w)
+				}
+			}
+		}
+	}
+}
+
+// Hyphens and quotes in examples are what a person copies into a shell: in roff
+// the plain characters may become typographic ones.
+func TestManPagesCanBeCopiedFrom(t *testing.T) {
+	for _, p := range manPages(t) {
+		for i, line := range p.lines {
+			if !p.literal[i] {
+				continue
+			}
+			if strings.ContainsAny(strings.ReplaceAll(line, `\-`, ""), "-'`~^") {
+				t.Errorf(`man/%s:%d: write \- \(aq \(ga \(ti \(ha for these characters: %s`, p.file, i+1, line)
+			}
+		}
+	}
+}
+
+func TestManPagesPassLint(t *testing.T) {
+	testenv.Need(t, testenv.Tool("mandoc"))
+	for _, p := range manPages(t) {
+		out, err := exec.CommandContext(t.Context(), "mandoc", "-Tlint", "-W", "warning", filepath.Join("../../man", p.file)).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("mandoc -Tlint: %v\n%s", err, out)
+		}
+	}
+}
