@@ -92,6 +92,15 @@ var manExamples = map[string]map[string]manExample{
 			status: 1, setup: "sh -c 'slashrun pidfile write /run/food.pid'", stdout: "(?m)^dead$",
 		},
 	},
+	"slashrun-lock.1": {
+		"slashrun lock /run/backup.lock backup --all":                                 {stdout: "^backup --all\n", check: "test -e /run/backup.lock"},
+		"slashrun lock -n -E 75 /run/backup.lock backup --all":                        {setup: "exec 9>/run/backup.lock; slashrun lock 9", status: 75},
+		"slashrun lock /run/backup.lock -c 'backup --all >/run/backup.log'":           {check: "grep -q all /run/backup.log"},
+		"slashrun lock --name=backup --report=60 backup --all":                        {setup: "mkdir /run/lock", stdout: "^backup --all\n", check: "test -e /run/lock/backup"},
+		"slashrun lock --verbose -w 10 -E 75 ./backup.lock backup --all":              {stdout: "(?m)^slashrun: locked ./backup.lock after .*\n(.*\n)*backup --all$"},
+		"(\n    slashrun lock -n 9 || exit 1\n    backup --all\n) 9>/run/backup.lock": {stdout: "^backup --all\n"},
+		`ln -s "$(command -v slashrun)" /usr/local/bin/flock`:                         {setup: "mount -t tmpfs tmpfs /usr/local/bin", check: `test "$(readlink /usr/local/bin/flock)" = "$(command -v slashrun)"`},
+	},
 	"slashrun-completion.1": {
 		"slashrun completion bash >/etc/bash_completion.d/slashrun":          {setup: "mkdir /etc/bash_completion.d", check: "test -s /etc/bash_completion.d/slashrun"},
 		`slashrun completion zsh >"${fpath[1]}/_slashrun"`:                   {shell: "zsh", setup: "fpath=($PWD $fpath)", check: "test -s _slashrun", need: []testenv.Requirement{testenv.Tool("zsh")}},
@@ -114,14 +123,15 @@ func manWorld(t *testing.T) {
 		"/etc/passwd":               "root:x:0:0::/root:/bin/sh\nfood:x:1000:1000::/:/bin/false\n",
 		"/etc/group":                "root:x:0:\nfood:x:1000:\n",
 		"/run/tmpfiles.d/food.conf": "d /run/food 0750 root root\n",
-		"/tmp/bin/food":             "#!/bin/sh\necho food \"$@\"\n",
-		"/tmp/bin/nginx":            "#!/bin/sh\necho nginx \"$@\"\n",
 		"/tmp/work/empty":           "",
 		"/var/empty":                "",
 		"/root/empty":               "",
 	})
-	mustDo(t, os.Chmod("/tmp/bin/food", 0o755))
-	mustDo(t, os.Chmod("/tmp/bin/nginx", 0o755))
+	for _, name := range []string{"backup", "food", "nginx"} {
+		path := "/tmp/bin/" + name
+		populate(t, map[string]string{path: "#!/bin/sh\necho " + name + " \"$@\"\n"})
+		mustDo(t, os.Chmod(path, 0o755))
+	}
 }
 
 func TestManExamples(t *testing.T) {
