@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,6 +28,7 @@ import (
 type manExample struct {
 	shell  string // sh if empty
 	setup  string // shell commands that come first
+	listen string // a unix socket that somebody listens on
 	status int
 	stdout string // regular expression
 	check  string // shell commands that must succeed behind it
@@ -101,6 +103,21 @@ var manExamples = map[string]map[string]manExample{
 		"(\n    slashrun lock -n 9 || exit 1\n    backup --all\n) 9>/run/backup.lock": {stdout: "^backup --all\n"},
 		`ln -s "$(command -v slashrun)" /usr/local/bin/flock`:                         {setup: "mount -t tmpfs tmpfs /usr/local/bin", check: `test "$(readlink /usr/local/bin/flock)" = "$(command -v slashrun)"`},
 	},
+	"slashrun-why.1": {
+		"slashrun why /run/nginx.pid":        {setup: nginxRuns, stdout: "^/run/nginx.pid: PID file, live\n"},
+		"slashrun why /run":                  {setup: nginxRuns, stdout: "(?m)^live +pidfile +/run/nginx.pid "},
+		"slashrun why --directory /run/lock": {setup: "mkdir /run/lock", stdout: "^/run/lock: directory, "},
+		`slashrun why --json /run | jq -r 'select(.verdict == "stale").path'`: {
+			setup: "sh -c 'slashrun pidfile write /run/old.pid'", stdout: "^/run/old.pid\n$", need: []testenv.Requirement{testenv.Tool("jq")},
+		},
+	},
+	"slashrun-wait.1": {
+		"ENTRYPOINT": {notRun: "no name server is asked here; the test of the examples for shells waits for a port"},
+		"slashrun wait listen:/run/dbus/system_bus_socket path:/dev/null": {listen: "/run/dbus/system_bus_socket"},
+		"slashrun wait --any gone:/run/maintenance path:/run/override":    {setup: "touch /run/maintenance; (exec touch /run/override) &"},
+		"slashrun wait --quiet --timeout=0 listen:/run/app.sock":          {status: 124},
+		"slashrun wait -t 30 lock:/run/backup.lock -- food --foreground":  {stdout: "^food --foreground\n"},
+	},
 	"slashrun-completion.1": {
 		"slashrun completion bash >/etc/bash_completion.d/slashrun":          {setup: "mkdir /etc/bash_completion.d", check: "test -s /etc/bash_completion.d/slashrun"},
 		`slashrun completion zsh >"${fpath[1]}/_slashrun"`:                   {shell: "zsh", setup: "fpath=($PWD $fpath)", check: "test -s _slashrun", need: []testenv.Requirement{testenv.Tool("zsh")}},
@@ -165,6 +182,12 @@ func TestManExamples(t *testing.T) {
 
 func (x manExample) run(t *testing.T, example string) {
 	manWorld(t)
+	if x.listen != "" {
+		mustDo(t, os.MkdirAll(filepath.Dir(x.listen), 0o755))
+		l, err := net.Listen("unix", x.listen)
+		mustDo(t, err)
+		defer l.Close()
+	}
 	shell := x.shell
 	if shell == "" {
 		shell = "sh"

@@ -106,8 +106,9 @@ func checkCommandLine(t *testing.T, p *manPage, line string) {
 		}
 		return
 	}
-	for _, w := range words[i+2:] {
-		if w == "--" {
+	operands := c.Name == "exec" || c.Name == "try" || c.Name == "lock" // with a command, which has options of its own
+	for k, w := range words[i+2:] {
+		if w == "--" || operands && !strings.HasPrefix(w, "-") && !takesNext(c, words[i+1+k]) {
 			return
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(w, "--"), "=")
@@ -115,6 +116,12 @@ func checkCommandLine(t *testing.T, p *manPage, line string) {
 			t.Errorf("man/%s: %q: there is no option --%s", p.file, line, name)
 		}
 	}
+}
+
+// takesNext says whether a word of a command line is an option whose argument is
+// the next word.
+func takesNext(c *Command, word string) bool {
+	return len(word) == 2 && slices.ContainsFunc(c.flags(), func(f Flag) bool { return word[0] == '-' && f.Short == word[1] && f.Arg != "" })
 }
 
 // NAME, SYNOPSIS and SEE ALSO agree with the table and with one another.
