@@ -30,7 +30,7 @@ func lockCommand() *Command {
 		Name:    "lock",
 		Summary: "run a command under a lock, as flock does",
 		Args: []string{"[OPTION]... FILE|DIRECTORY COMMAND [ARGUMENT]...", "[OPTION]... FILE|DIRECTORY -c SCRIPT",
-			"[OPTION]... DESCRIPTOR", "--name=NAME [OPTION]... COMMAND [ARGUMENT]..."},
+			"[OPTION]... DESCRIPTOR", "--name=NAME [OPTION]... COMMAND [ARGUMENT]...", "list [OPTION]... [PATH]..."},
 		Doc: `Takes a lock, runs COMMAND and gives the lock up: flock(1) of util-linux with
 all of its options. FILE is made where it is missing, and left. A DESCRIPTOR is
 one that the shell has open: the lock stays on it when this program ends.
@@ -127,7 +127,11 @@ type lockRun struct {
 	found    child.Found
 }
 
-func runLock(_ context.Context, env *Env, args []string) int {
+func runLock(ctx context.Context, env *Env, args []string) int {
+	// Called as flock there is no list, and a file of that name is a file.
+	if len(args) > 0 && args[0] == "list" && env.Prog == "slashrun" {
+		return runLockList(ctx, env, args[1:])
+	}
 	r := &lockRun{env: env, conflict: exitLockHeld, limit: flock.Forever, fd: -1}
 	if len(args) == 0 {
 		return r.usage("what? a file and a command, or a descriptor")
@@ -140,7 +144,7 @@ func runLock(_ context.Context, env *Env, args []string) int {
 		case "help":
 			return env.Help()
 		case "version":
-			return runVersion(context.Background(), env, nil)
+			return runVersion(ctx, env, nil)
 		default:
 			if msg := r.option(o, value); msg != "" {
 				return r.usage("%s", msg)

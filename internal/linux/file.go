@@ -103,6 +103,12 @@ func Mknodat(dirfd int, path string, mode uint32, dev uint64) error {
 // Makedev is makedev(3).
 func Makedev(major, minor uint32) uint64 { return unix.Mkdev(major, minor) }
 
+// Major is major(3).
+func Major(dev uint64) uint32 { return unix.Major(dev) }
+
+// Minor is minor(3).
+func Minor(dev uint64) uint32 { return unix.Minor(dev) }
+
 // Symlinkat is symlinkat(2).
 func Symlinkat(target string, dirfd int, path string) error {
 	return wrap("symlinkat", retry(func() error { return unix.Symlinkat(target, dirfd, path) }))

@@ -1,5 +1,6 @@
-// Package locks is floor 3: who holds the locks of a file, as far as the kernel
-// tells and we may see.
+// Package locks is floor 3: who holds the locks of a file or of the machine, who
+// waits for them, and whether the waiting can end; as far as the kernel tells and
+// we may see.
 //
 // # Where it stands
 //
@@ -8,27 +9,55 @@
 // exited and left a flock with its child, OFD locks have no process there, and the
 // locks of other PID namespaces are left out. fdinfo of a descriptor has the locks
 // of its open file description, so all processes that share one are found, but
-// only those whose descriptors we may read. [Of] asks both:
+// only those whose descriptors we may read. [Of] (one file) and [Scan] (all) ask
+// both, and Scan asks a third: in which system call a thread sleeps.
 //
 //	kind     /proc/locks has                   holders come from
 //	FLOCK    who took it, perhaps dead          fdinfo: all who share the description
 //	OFDLCK   -1                                 fdinfo, likewise
 //	POSIX    the owner                          fdinfo of the owner
-//	->       who waits; -1 for OFDLCK           /proc/locks
+//	LEASE    the owner                          fdinfo
+//	->       who waits; -1 for OFDLCK           /proc/PID/task/TID/syscall: the thread, its descriptor
 //
 // The device in these lines is that of the superblock: on overlayfs and btrfs
-// stat(2) gives another. The file's mount, by its id, leads to the right one.
+// stat(2) gives another. The file's mount, by its id, leads to the right one, and
+// so does the lock line in fdinfo.
+//
+// A read(2) of /proc/locks gives some dozens of lines. If a lock comes or goes
+// before the next one, others are left out or are there twice. So it is read until
+// two reads agree about the locks in question. Equal lines are not taken for one:
+// two waiters for an OFD lock look the same.
+//
+// # What a scan costs
+//
+// Where nothing is locked, a read of /proc/locks. Else, for every process, listing
+// its descriptors (4 system calls) and a statx(2) for each; 3 more for a descriptor
+// whose inode number is one of a locked file, and for one on overlayfs; 4 for each
+// thread of a process that has a file open which somebody waits for.
+//
+// # Deadlocks
+//
+// The kernel refuses a circle of POSIX locks (EDEADLK) and lets one of flock(2) or
+// OFD locks wait for ever. [Table.Deadlocks] finds circles, through processes that
+// wait for a child, too ("flock a sh -c 'flock b ...'"), and tells those that are
+// certain from those that may yet come undone: because a thread is awake, because
+// somebody else shares the lock and may release it, because a timer is set.
 //
 // # When it cannot tell
 //
 //	the descriptors of others are not ours to read   /proc/locks names the taker: a Holder without a descriptor
-//	the taker has exited, or has no process           Unseen
+//	the taker has exited, or has no process           Report.Unseen, Held.Where Unseen
 //	hidepid, another PID namespace                    Incomplete says so
 //	in a PID namespace below the machine's, a flock   its holders are found; who waits for it is
-//	whose taker has exited                            not in /proc/locks, nor is the lock
-//	the mount is not in our table                     Incomplete says so; fdinfo alone is asked
+//	whose taker has exited                            found by its system call
+//	held outside of our PID namespace                 is in no list; Scan sees that somebody waits: Held.Where Outside
+//	the mount is not in our table                     Of: Incomplete says so, fdinfo alone is asked; Scan: Held.Foreign
+//	locks that come and go all the time               Incomplete says so, after 8 reads that differed
+//	a lock that is passed on while we look            we look again, three times in all
+//	EACCES for system calls and memory of others      a Waiter without its thread; no deadlock is certain
 //
-// A [Report] with nothing in it says "free" only if it is not Incomplete.
+// Reasons are counted, so that Incomplete is a few lines whatever is hidden. A
+// [Report] with nothing in it says "free" only if it is not Incomplete.
 //
 // # When not to use it
 //

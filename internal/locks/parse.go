@@ -30,6 +30,28 @@ type Lock struct {
 	Start, End   int64 // the bytes, both included; End is math.MaxInt64 for "to the end"
 }
 
+// File is an inode as locks have it: by the device of its superblock.
+type File struct {
+	Major, Minor uint32
+	Ino          uint64
+}
+
+// File is what the lock is on.
+func (l *Lock) File() File { return File{l.Major, l.Minor, l.Ino} }
+
+// Conflicts reports whether the two exclude each other if they are of two owners:
+// of one file, both of flock(2) or both of fcntl(2), of common bytes, and not both
+// shared.
+func (l *Lock) Conflicts(o *Lock) bool {
+	of := func(kind string) string {
+		if kind == POSIX {
+			return OFD
+		}
+		return kind
+	}
+	return l.File() == o.File() && of(l.Kind) == of(o.Kind) && (l.Exclusive || o.Exclusive) && l.Overlaps(o.Start, o.End)
+}
+
 // Overlaps reports whether the two are about common bytes.
 func (l *Lock) Overlaps(start, end int64) bool { return l.Start <= end && start <= l.End }
 

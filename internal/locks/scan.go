@@ -1,0 +1,401 @@
+package locks
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
+	"github.com/slashrun/slashrun/internal/process"
+)
+
+// Holder is a process that holds a lock.
+type Holder struct {
+	process.Process
+	// FD is its descriptor of the locked open file, -1 where only /proc/locks
+	// names the process, which then took the lock and may have passed it on.
+	FD   int
+	Lock Lock
+}
+
+// Waiter is a process that waits for a lock.
+type Waiter struct {
+	process.Process // PID is -1 for an OFD lock whose waiter was not found
+	Lock            Lock
+	TID             int // the thread that sleeps, 0 where it was not found
+	FD              int // the descriptor that it uses, -1 where the thread was not found
+}
+
+// Why a lock has no holder.
+const (
+	Outside = "outside" // held outside of our PID namespace
+	Unseen  = "unseen"  // by processes that must not be looked at, through a descriptor in flight, on another machine (NFS)
+)
+
+// Held is a lock that is held.
+type Held struct {
+	// Lock is as /proc/locks has it. Of one that is held Outside, with PID 0, it is
+	// not known whether it is exclusive.
+	Lock
+	// Path is the path of the file as the kernel writes it, empty where nobody was
+	// seen with it.
+	Path string
+	// Foreign says that the file is on a mount that is not in our mount table: Path
+	// is what another mount namespace has it as.
+	Foreign bool
+	// Mount is where the file's file system is mounted, if Path is empty and it is.
+	Mount string
+	// Holders are all who share the open file description, or the owner of a POSIX
+	// lock; by process, then descriptor.
+	Holders []Holder
+	Waiters []Waiter // in the order in which they will be served, as far as it is one queue
+	Where   string   // Outside or Unseen where Holders is empty, else ""
+}
+
+// Table is who held and who wanted which locks while [Scan] looked.
+type Table struct {
+	Locks []Held // by path, then file, then first byte
+	// Incomplete says what could not be seen, in a few lines.
+	Incomplete []string
+
+	proc    *process.Proc
+	options Options
+	// requests are the threads that sleep for a lock, as far as their processes were
+	// looked at.
+	requests []request
+	stats    map[int]process.Stat
+	// loose says that any process may be missing, for a reason in Incomplete; refused
+	// are those whose descriptors could not be seen.
+	loose    bool
+	refused  []int
+	passedOn bool // a lock may have been passed on while we looked
+
+	details map[int]Details
+	boot    time.Time
+	bootErr error
+}
+
+// Options narrows a scan. The zero value takes all.
+type Options struct {
+	// Files, unless nil, picks the files. It must always give the same answer.
+	Files func(File) bool
+}
+
+// Scan looks for all locks. It reads /proc/locks first, then one statx(2) for each
+// descriptor of each process, fdinfo for those of files that are locked, and for
+// files that somebody waits for the system calls of threads.
+func Scan(ctx context.Context, p *process.Proc, o Options) (*Table, error) {
+	if o.Files == nil {
+		o.Files = func(File) bool { return true }
+	}
+	for again := maxScans; ; again-- {
+		t, err := scanOnce(ctx, p, o)
+		if err != nil || again == 1 || !t.passedOn {
+			return t, err
+		}
+	}
+}
+
+// maxScans bounds how often all is looked at anew because a lock was passed on from
+// one process to another in that time, so that it was seen at neither.
+const maxScans = 3
+
+func scanOnce(ctx context.Context, p *process.Proc, o Options) (*Table, error) {
+	s := &scan{
+		options: o,
+		finder:  finder{proc: p},
+		paths:   map[File]place{},
+		inos:    map[uint64]bool{},
+		devs:    map[uint64]bool{},
+		files:   map[process.Node]File{},
+	}
+	s.records = s.read(s.want)
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	s.surroundings()
+	t := &Table{proc: p, options: o}
+	s.holders(t)
+	s.orphans(t)
+	s.waiters(t)
+	s.places(t)
+	slices.SortStableFunc(t.Locks, func(a, b Held) int {
+		return cmp.Or(strings.Compare(a.Path, b.Path), cmp.Compare(a.Major, b.Major), cmp.Compare(a.Minor, b.Minor),
+			cmp.Compare(a.Ino, b.Ino), cmp.Compare(a.Start, b.Start), cmp.Compare(a.End, b.End))
+	})
+	t.Incomplete, t.stats, t.loose = s.why.lines(), s.stats, s.why.loose
+	for pid, seen := range s.looked {
+		if !seen {
+			t.refused = append(t.refused, pid)
+		}
+	}
+	return t, ctx.Err()
+}
+
+type scan struct {
+	finder
+	options Options
+	records []record
+	// all says that /proc/locks does not have all locks, so that fdinfo of every
+	// descriptor has to be read.
+	all bool
+	// inos are the numbers of locked files; devs has the st_dev of file systems whose
+	// files have the same number there as from stat(2), or false for those where it
+	// is known that they need not (overlayfs).
+	inos  map[uint64]bool
+	devs  map[uint64]bool
+	table []mounts.Mount
+	files map[process.Node]File // as far as lock lines tell
+	paths map[File]place
+}
+
+// place is where a file is.
+type place struct {
+	path    string
+	foreign bool
+}
+
+func (s *scan) want(l *Lock) bool { return s.options.Files(l.File()) }
+
+// look looks at the processes, if there is anything to look for.
+func (s *scan) look(ctx context.Context) error {
+	// In a PID namespace below the machine's /proc/locks leaves out a flock whose
+	// taker has ended. The descriptors that hold it have it.
+	s.all = !s.proc.Initial() || len(s.why.order) > 0
+	waited := false
+	for _, r := range s.records {
+		s.inos[r.held.Ino] = true
+		waited = waited || len(r.waiting) > 0
+	}
+	if !s.all && len(s.records) == 0 {
+		return nil
+	}
+	if err := s.superblocks(); err != nil {
+		s.why.add(reason{text: "the mount table cannot be read: " + cause(err), loose: true}, "")
+	}
+	s.finder.worth = s.worth
+	s.finder.keep = func(x *sighting) bool {
+		s.learn(x)
+		// One without a lock may be what a thread waits with.
+		return len(x.locks) > 0 && s.want(&x.locks[0]) || len(x.locks) == 0 && (waited || s.all)
+	}
+	s.finder.pathOf = func(x *sighting) bool {
+		if len(x.locks) == 0 {
+			return false
+		}
+		had, ok := s.paths[x.locks[0].File()]
+		return !ok || had.foreign
+	}
+	s.finder.path = s.reached
+	return s.processes(ctx)
+}
+
+// reached notes the path of a sighting: rather one that we can use ourselves.
+func (s *scan) reached(x *sighting, path string) {
+	now := place{path, mounts.ByID(s.table, x.info.MountID) == nil}
+	if file := s.fileOf(x); s.paths[file].path == "" || !now.foreign {
+		s.paths[file] = now
+	}
+}
+
+// superblocks reads the mount table: the file systems in it are known.
+func (s *scan) superblocks() error {
+	text, err := s.proc.MountInfo(false)
+	if err != nil {
+		return err
+	}
+	if s.table, err = mounts.ParseText(text); err != nil {
+		return err
+	}
+	for i := range s.table {
+		m := &s.table[i]
+		s.devs[linux.Makedev(m.Major, m.Minor)] = m.FSType != "overlay"
+	}
+	return nil
+}
+
+// worth decides whether fdinfo of a file is read. /proc/locks has the inode number
+// that the kernel counts by and the superblock's device. The number is that of
+// stat(2) with few exceptions, files of overlayfs whose layers are on several file
+// systems; the device is not on overlayfs and btrfs.
+func (s *scan) worth(n process.Node) bool {
+	if n.Mode == syscall.S_IFSOCK {
+		return false
+	}
+	return s.all || s.inos[n.Ino] || !s.devs[n.Dev]
+}
+
+// learn takes from a descriptor what it tells about the numbers of its file
+// system, and the file of its node.
+func (s *scan) learn(x *sighting) {
+	if _, known := s.devs[x.node.Dev]; !known && x.info.Ino == x.node.Ino {
+		s.devs[x.node.Dev] = true
+	}
+	if len(x.locks) > 0 {
+		s.files[x.node] = x.locks[0].File()
+	}
+}
+
+// fileOf is the file of a sighting. Where no lock has told its superblock, the
+// mount table may.
+func (s *scan) fileOf(x *sighting) File {
+	if len(x.locks) > 0 {
+		return x.locks[0].File()
+	}
+	if file, ok := s.files[x.node]; ok {
+		return file
+	}
+	ino := x.info.Ino
+	if ino == 0 {
+		ino = x.node.Ino
+	}
+	if m := mounts.ByID(s.table, x.info.MountID); m != nil {
+		return File{m.Major, m.Minor, ino}
+	}
+	// A mount of another namespace. Of most file systems the device is stat's.
+	return File{linux.Major(x.node.Dev), linux.Minor(x.node.Dev), ino}
+}
+
+// holders brings the locks and the descriptors together.
+func (s *scan) holders(t *Table) {
+	sights := map[Lock][]int{} // indices in s.found
+	for i := range s.found {
+		for _, l := range s.found[i].locks {
+			sights[l] = append(sights[l], i)
+		}
+	}
+	count := map[Lock]int{}
+	for _, r := range s.records {
+		count[r.held]++
+	}
+	groups := map[Lock][][]int{}
+	for l, list := range sights {
+		if count[l] == 1 {
+			groups[l] = [][]int{list}
+		} else {
+			groups[l] = s.descriptions(list)
+		}
+	}
+	for _, r := range s.records {
+		h := Held{Lock: r.held}
+		for _, l := range r.waiting {
+			h.Waiters = append(h.Waiters, Waiter{Process: process.Process{PID: l.PID}, Lock: l, FD: -1})
+		}
+		if g := groups[r.held]; len(g) > 0 {
+			h.Holders, groups[r.held] = s.sharers(r.held, g[0]), g[1:]
+		}
+		t.Locks = append(t.Locks, h)
+	}
+	// What /proc/locks did not have: taken since, or by one who has ended.
+	for l, left := range groups {
+		for _, g := range left {
+			t.Locks = append(t.Locks, Held{Lock: l, Holders: s.sharers(l, g)})
+		}
+	}
+}
+
+// places gives every lock the path of its file.
+func (s *scan) places(t *Table) {
+	for i := range t.Locks {
+		h := &t.Locks[i]
+		file := h.File()
+		if s.paths[file].path == "" {
+			s.pathOfWaiter(file)
+		}
+		h.Path, h.Foreign = s.paths[file].path, s.paths[file].foreign
+		for k := range s.table {
+			if m := &s.table[k]; h.Path == "" && m.Major == h.Major && m.Minor == h.Minor {
+				h.Mount = m.Point
+				break
+			}
+		}
+	}
+}
+
+// pathOfWaiter looks for the path of a file at those who have it open without a
+// lock.
+func (s *scan) pathOfWaiter(file File) {
+	for i := range s.found {
+		x := &s.found[i]
+		if len(x.locks) > 0 || s.fileOf(x) != file {
+			continue
+		}
+		if path, err := s.proc.Readlink(strconv.Itoa(x.pid) + "/fd/" + strconv.Itoa(x.fd)); err == nil {
+			s.reached(x, path)
+			return
+		}
+	}
+}
+
+// sharers are the holders that were sighted.
+func (s *scan) sharers(l Lock, list []int) []Holder {
+	holders := make([]Holder, 0, len(list))
+	for _, i := range list {
+		x := &s.found[i]
+		holders = append(holders, Holder{s.name(x.pid), x.fd, l})
+	}
+	slices.SortFunc(holders, func(a, b Holder) int { return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.FD, b.FD)) })
+	return holders
+}
+
+// descriptions splits descriptors with locks that look the same by their open file
+// description, of which each has a lock of its own. Where the kernel does not say
+// which is which they stay together.
+func (s *scan) descriptions(list []int) (groups [][]int) {
+next:
+	for _, i := range list {
+		x := &s.found[i]
+		for k, g := range groups {
+			y := &s.found[g[0]]
+			same, err := linux.SameFile(y.pid, y.fd, x.pid, x.fd)
+			if err != nil || same {
+				groups[k] = append(g, i)
+				continue next
+			}
+		}
+		groups = append(groups, []int{i})
+	}
+	return groups
+}
+
+// orphans takes out the locks that were released while the processes were looked
+// at, and says why others have no holder.
+func (s *scan) orphans(t *Table) {
+	orphan := func(h Held) bool { return len(h.Holders) == 0 }
+	if !slices.ContainsFunc(t.Locks, orphan) {
+		return
+	}
+	left := map[Lock]int{}
+	for _, r := range s.read(s.want) {
+		left[r.held]++
+	}
+	for _, h := range t.Locks {
+		if !orphan(h) {
+			left[h.Lock]--
+		}
+	}
+	t.Locks = slices.DeleteFunc(t.Locks, func(h Held) bool {
+		if orphan(h) {
+			left[h.Lock]--
+		}
+		return orphan(h) && left[h.Lock] < 0
+	})
+	for i := range t.Locks {
+		h := &t.Locks[i]
+		switch {
+		case !orphan(*h):
+		case s.taker(h.Lock):
+			h.Holders = []Holder{{s.name(h.PID), -1, h.Lock}}
+		case s.proc.Initial():
+			h.Where = Unseen
+			t.passedOn = true
+		default:
+			h.Where = Outside
+		}
+	}
+}

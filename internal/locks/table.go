@@ -1,0 +1,81 @@
+package locks
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/slashrun/slashrun/internal/process"
+)
+
+// record is a lock that is held, with the locks that wait for it: /proc/locks has
+// them in one piece, so that they are all of one moment.
+type record struct {
+	held    Lock
+	waiting []Lock
+}
+
+func (r *record) equal(o *record) bool {
+	return r.held == o.held && slices.Equal(r.waiting, o.waiting)
+}
+
+// locksText is what was found in /proc/locks.
+type locksText struct {
+	records []record
+	// torn says that no two reads agreed about them: a read(2) gives a few dozen
+	// lines, and where locks come and go between two of these some are left out or
+	// there twice.
+	torn bool
+	// unknown is an error about a line that could not be read; the rest counts.
+	unknown error
+}
+
+// maxReads bounds how often /proc/locks is read until two reads agree.
+const maxReads = 8
+
+// readLocks reads /proc/locks until two reads agree about the locks that want
+// picks.
+func readLocks(p *process.Proc, want func(*Lock) bool) (locksText, error) {
+	var text []byte
+	var t locksText
+	for i := range maxReads {
+		next, err := p.ReadFile("locks")
+		if err != nil {
+			return locksText{}, err
+		}
+		if i > 0 && bytes.Equal(text, next) {
+			t.torn = false
+			return t, nil
+		}
+		now := parseLocks(next, want)
+		if i > 0 && slices.EqualFunc(t.records, now.records, func(a, b record) bool { return a.equal(&b) }) {
+			return now, nil
+		}
+		text, t = next, now
+		t.torn = true
+	}
+	return t, nil
+}
+
+// parseLocks reads the text of /proc/locks: each lock is followed by those who
+// wait for it. The number at the beginning of a line counts anew in each read.
+func parseLocks(text []byte, want func(*Lock) bool) (t locksText) {
+	wanted := false
+	for line := range strings.Lines(string(text)) {
+		l, err := Parse(line)
+		switch {
+		case err != nil:
+			t.unknown = fmt.Errorf("/proc/locks has a line that we do not know: %w", err)
+			wanted = wanted && strings.Contains(line, "->")
+		case !l.Waiting:
+			if wanted = want(&l); wanted {
+				t.records = append(t.records, record{held: l})
+			}
+		case wanted:
+			last := &t.records[len(t.records)-1]
+			last.waiting = append(last.waiting, l)
+		}
+	}
+	return t
+}
