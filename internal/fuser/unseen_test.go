@@ -227,14 +227,12 @@ func testHung(t *testing.T) {
 
 	must(t, os.WriteFile("/run/file", nil, 0o644))
 	file := identify(t, p, "/run/file")
-	var agents []*agent
 	lines := []string{}
 	for range 12 { // more than are waited for one by one
 		a := start(t)
 		a.must(order{Do: "open", Path: "/run/hung", Flags: linux.O_PATH})
 		a.must(order{Do: "open", Path: "/run/hung", Flags: linux.O_PATH})
 		a.must(order{Do: "open", Path: "/run/file"})
-		agents = append(agents, a)
 		lines = append(lines, fmt.Sprintf("%d open r", a.pid))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -19,6 +19,10 @@ import (
 
 func TestMain(m *testing.M) {
 	seccomptest.Setup()
+	if os.Getenv(eyeEnv) != "" {
+		eyeMain()
+		return
+	}
 	nstest.Main(m)
 }
 
