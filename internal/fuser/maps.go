@@ -76,15 +76,18 @@ func (t *task) mappings() bool {
 		t.fail(err)
 		return t.err == nil && !t.denied
 	}
-	seen := map[mappedFile]bool{}
+	var seen map[mappedFile]bool
 	for line := range bytes.Lines(text) {
 		m, ok := parseMapping(bytes.TrimSuffix(line, []byte{'\n'}))
-		if !ok {
+		if !ok || !t.maybe(&m) {
 			continue
 		}
 		key := mappedFile{m.major, m.minor, m.ino, m.write}
 		if seen[key] {
 			continue
+		}
+		if seen == nil {
+			seen = map[mappedFile]bool{}
 		}
 		seen[key] = true
 		if !t.mapping(&m) {
@@ -92,6 +95,17 @@ func (t *task) mappings() bool {
 		}
 	}
 	return true
+}
+
+// maybe reports whether a mapping may be of a file that is asked about.
+func (t *task) maybe(m *mapping) bool {
+	super := linux.Makedev(m.major, m.minor)
+	for i := range t.devices {
+		if d := &t.devices[i]; !d.plain || d.Super == super {
+			return true
+		}
+	}
+	return false
 }
 
 // mapping notes a mapping of a file that is asked about.

@@ -213,12 +213,16 @@ func (t *task) descriptors() bool {
 
 // descriptor notes an open file and its locks.
 func (t *task) descriptor(d *process.Dir, fd int, name string, n process.Inode) {
-	path, err := d.Readlink(name)
-	if err != nil {
+	u := Use{How: Open, FD: fd}
+	if last := len(t.entries) - 1; last >= 0 && t.entries[last].node.ID == (ID{n.Dev, n.Ino}) {
+		u.Path = t.entries[last].use.Path // it has the file once more, most likely by that name
+	} else if path, err := d.Readlink(name); err == nil {
+		u.Path = path
+	} else {
 		return // closed meanwhile
 	}
-	u := Use{How: Open, FD: fd, Path: path}
-	info, err := t.dir.FDInfo(name)
+	info, buf, err := t.dir.FDInfo(name, t.text)
+	t.text = buf[:0]
 	if ours(err) {
 		t.err = err
 		return
@@ -229,7 +233,7 @@ func (t *task) descriptor(d *process.Dir, fd int, name string, n process.Inode) 
 	t.note(d, name, n, u)
 	for _, line := range info.Locks {
 		if l, err := locks.Parse(line); err == nil && !l.Waiting {
-			t.note(d, name, n, Use{How: Locked, FD: fd, Access: u.Access, Path: path, Lock: &l})
+			t.note(d, name, n, Use{How: Locked, FD: fd, Access: u.Access, Path: u.Path, Lock: &l})
 		}
 	}
 }

@@ -18,7 +18,6 @@ import (
 type Dir struct {
 	fd   int
 	name string
-	buf  []byte // of Names and Numbers
 }
 
 // Dir opens a directory of the procfs: "7", "7/fd", "7/task/9".
@@ -77,32 +76,16 @@ func (d *Dir) read(name string, buf []byte, whole bool) ([]byte, error) {
 	return buf, &fs.PathError{Op: "read", Path: d.name + "/" + name, Err: syscall.EFBIG}
 }
 
-// Names appends the names in d, without "." and "..", to list.
-func (d *Dir) Names(list []string) ([]string, error) {
-	if d.buf == nil {
-		d.buf = make([]byte, 4<<10)
-	}
-	for {
-		n, err := linux.Getdents(d.fd, d.buf)
-		if err != nil || n == 0 {
-			return list, err
-		}
-		list = appendNames(list, d.buf[:n])
-	}
-}
-
 // Numbers appends the names in d that are numbers to list: processes, threads,
 // descriptors. Nothing is allocated for the others.
 func (d *Dir) Numbers(list []int) ([]int, error) {
-	if d.buf == nil {
-		d.buf = make([]byte, 4<<10)
-	}
+	var buf [4 << 10]byte
 	for {
-		n, err := linux.Getdents(d.fd, d.buf)
+		n, err := linux.Getdents(d.fd, buf[:])
 		if err != nil || n == 0 {
 			return list, err
 		}
-		list = appendNumbers(list, d.buf[:n])
+		list = appendNumbers(list, buf[:n])
 	}
 }
 
@@ -143,12 +126,14 @@ func (d *Dir) Inode(name string) (n Inode, err error) {
 }
 
 // FDInfo reads fdinfo of a descriptor; d is the directory of a process or thread.
-func (d *Dir) FDInfo(fd string) (FDInfo, error) {
-	text, err := d.Record("fdinfo/"+fd, nil)
+// The text is read into buf, which is returned for the next.
+func (d *Dir) FDInfo(fd string, buf []byte) (FDInfo, []byte, error) {
+	buf, err := d.Record("fdinfo/"+fd, buf)
 	if err != nil {
-		return FDInfo{}, err
+		return FDInfo{}, buf, err
 	}
-	return parseFDInfo(text, d.name+"/fdinfo/"+fd)
+	info, err := parseFDInfo(buf, d.name+"/fdinfo/"+fd)
+	return info, buf, err
 }
 
 // Stat reads the stat line of a process; d is the top of the procfs. The text is
