@@ -39,6 +39,9 @@ type manExample struct {
 // nginxRuns has a process whose PID is in nginx's file. It ends by SIGHUP, too.
 const nginxRuns = "sleep 1000 >/dev/null 2>&1 & p=$!; trap 'kill $p 2>/dev/null' EXIT; slashrun pidfile write --pid=$p /run/nginx.pid; "
 
+// lockHeld has the shell hold a lock.
+const lockHeld = "exec 9>/run/backup.lock; slashrun lock 9; "
+
 const containerfile = "a part of a Containerfile: test/exectest builds such images"
 
 var manExamples = map[string]map[string]manExample{
@@ -101,7 +104,14 @@ var manExamples = map[string]map[string]manExample{
 		"slashrun lock --name=backup --report=60 backup --all":                        {setup: "mkdir /run/lock", stdout: "^backup --all\n", check: "test -e /run/lock/backup"},
 		"slashrun lock --verbose -w 10 -E 75 ./backup.lock backup --all":              {stdout: "(?m)^slashrun: locked ./backup.lock after .*\n(.*\n)*backup --all$"},
 		"(\n    slashrun lock -n 9 || exit 1\n    backup --all\n) 9>/run/backup.lock": {stdout: "^backup --all\n"},
-		`ln -s "$(command -v slashrun)" /usr/local/bin/flock`:                         {setup: "mount -t tmpfs tmpfs /usr/local/bin", check: `test "$(readlink /usr/local/bin/flock)" = "$(command -v slashrun)"`},
+		"slashrun lock list":                                               {setup: lockHeld, stdout: `(?m)^sh +\d+ FLOCK WRITE +0 +EOF .* /run/backup.lock$`},
+		"slashrun lock list /run/lock /var/lib":                            {setup: "mkdir /run/lock /var/lib; exec 9>/run/lock/a; slashrun lock 9", stdout: `(?m)/run/lock/a$`},
+		`slashrun lock list --deadlocks || echo "somebody waits for ever"`: {setup: lockHeld, stdout: "^$"},
+		"slashrun lock list --json | jq -r '.locks[] | select(.waiters) | .path'": {
+			setup: lockHeld + "slashrun lock /run/backup.lock true 9>&- & until slashrun lock list --json 2>/dev/null | grep -q waiters; do :; done", stdout: "^/run/backup.lock\n$", check: "exec 9>&-; wait",
+			need: []testenv.Requirement{testenv.Tool("jq")},
+		},
+		`ln -s "$(command -v slashrun)" /usr/local/bin/flock`: {setup: "mount -t tmpfs tmpfs /usr/local/bin", check: `test "$(readlink /usr/local/bin/flock)" = "$(command -v slashrun)"`},
 	},
 	"slashrun-why.1": {
 		"slashrun why /run/nginx.pid":        {setup: nginxRuns, stdout: "^/run/nginx.pid: PID file, live\n"},

@@ -16,6 +16,7 @@ type manPage struct {
 	lines   []string
 	literal []bool // for each line: it is in a literal display
 	section []string
+	sub     []string // the subsection, empty before the first
 }
 
 func readManPage(t *testing.T, path string) *manPage {
@@ -24,11 +25,14 @@ func readManPage(t *testing.T, path string) *manPage {
 	mustDo(t, err)
 	p := &manPage{file: filepath.Base(path)}
 	p.name = strings.TrimSuffix(p.file, filepath.Ext(p.file))
-	section, literal := "", false
+	section, sub, literal := "", "", false
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		if name, ok := strings.CutPrefix(line, ".Sh "); ok {
-			section = name
+			section, sub = name, ""
+		}
+		if name, ok := strings.CutPrefix(line, ".Ss "); ok {
+			sub = name
 		}
 		if strings.HasPrefix(line, ".Ed") {
 			literal = false
@@ -36,6 +40,7 @@ func readManPage(t *testing.T, path string) *manPage {
 		p.lines = append(p.lines, line)
 		p.literal = append(p.literal, literal)
 		p.section = append(p.section, section)
+		p.sub = append(p.sub, sub)
 		if strings.HasPrefix(line, ".Bd -literal") {
 			literal = true
 		}
@@ -59,13 +64,18 @@ func manPages(t *testing.T) map[string]*manPage {
 	return pages
 }
 
-// pageOf is the page that documents c: its own, or that of slashrun.
+// pageOf is the page that documents c: its own, that of the command it is a part
+// of, or that of slashrun.
 func pageOf(pages map[string]*manPage, c *Command) *manPage {
-	if p := pages["slashrun-"+c.Name]; p != nil {
+	first, _, _ := strings.Cut(c.Name, " ")
+	if p := pages["slashrun-"+first]; p != nil {
 		return p
 	}
 	return pages["slashrun"]
 }
+
+// allCommands are those of the table and what is called by two words.
+func allCommands() []*Command { return append(commands(), lockListCommand()) }
 
 // macros calls f with the words of each macro line, without the dot.
 func (p *manPage) macros(f func(section string, words []string)) {
@@ -148,17 +158,19 @@ func (p *manPage) mentioned() []string {
 	return list
 }
 
-// exitCodes are the statuses that a page lists.
-func (p *manPage) exitCodes() []int {
+// exitCodes are the statuses that a page lists: those of a command with a name of
+// two words in a subsection that is called so.
+func (p *manPage) exitCodes(command string) []int {
 	var list []int
-	p.macros(func(section string, words []string) {
-		if section != "EXIT STATUS" || words[0] != "It" || len(words) < 2 {
-			return
+	for i, line := range p.lines {
+		head, ok := strings.CutPrefix(line, ".It ")
+		if p.section[i] != "EXIT STATUS" || !ok || p.sub[i] != "" && p.sub[i] != command || strings.Contains(command, " ") && p.sub[i] == "" {
+			continue
 		}
-		if n, err := strconv.Atoi(words[1]); err == nil {
+		if n, err := strconv.Atoi(strings.Fields(head)[0]); err == nil {
 			list = append(list, n)
 		}
-	})
+	}
 	return list
 }
 
