@@ -43,20 +43,28 @@ var runtimes = unblockable | faults.With(syscall.SIGURG, 32, 33, 34)
 // close-on-exec, as after fork(2) and execvp(3). Wait for it with Wait. An error is
 // an *Error.
 func Spawn(c Command) (pid int, err error) {
-	runtime.LockOSThread() // the signal mask is the thread's
-	defer runtime.UnlockOSThread()
+	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}}
 	mask, err := linux.Sigmask()
 	if err != nil {
 		return 0, failed(err)
 	}
+	// The mask is the thread's. To lock a goroutine to a thread makes the runtime
+	// start another one, once, which a program that does nothing but this would
+	// wait for.
+	if !c.Found.known || c.Found.mask != mask {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if mask, err = linux.Sigmask(); err != nil {
+			return 0, failed(err)
+		}
+		defer func() { // it was the mask before, so it can be set
+			_, _ = linux.SetThreadMask(&mask)
+		}()
+	}
 	if err := prepare(&c); err != nil {
 		return 0, err
 	}
-	pid, err = c.fork(&syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}})
-	if _, e := linux.SetThreadMask(&mask); err == nil && e != nil {
-		err = failed(e)
-	}
-	return pid, err
+	return c.fork(attr)
 }
 
 // Wait waits for the end of a child that Spawn started and returns its exit
