@@ -21,6 +21,12 @@ func Become(c Command) error {
 	if err := prepare(&c); err != nil {
 		return err
 	}
+	if c.Pass > 0 {
+		n := firstFree()
+		if err := pass(c.Pass, n); err != nil {
+			return failed(fmt.Errorf("cannot hand down descriptor %d as %d: %w", c.Pass, n, err))
+		}
+	}
 	return c.run(func(path string, argv []string) error { return syscall.Exec(path, argv, c.Env) })
 }
 
@@ -30,6 +36,28 @@ func Become(c Command) error {
 // would have to wait for.
 func (c *Command) ofThread() bool {
 	return c.User != nil || c.NoNewPrivs || c.DropBounding || c.Found.masked() || c.Found.deathSig != 0
+}
+
+// firstFree is the lowest descriptor from 3 on that was free when this process
+// began: execve(2) hands down none that is close-on-exec, so those that are belong
+// to us, or to the runtime.
+func firstFree() int {
+	for n := 3; ; n++ {
+		if ours, err := linux.CloseOnExecSet(n); ours || err != nil {
+			return n
+		}
+	}
+}
+
+// pass makes the descriptor n what fd is, and has execve(2) hand it down. Whatever
+// of ours n was is lost, so it comes right before that.
+func pass(fd, n int) error {
+	if fd != n {
+		if err := linux.Dup3(fd, n); err != nil {
+			return err
+		}
+	}
+	return linux.KeepOnExec(n)
 }
 
 // prepare makes the calling thread one whose execve(2) gives the command what it

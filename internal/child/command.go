@@ -37,6 +37,10 @@ type Command struct {
 	// kernel knows, as execvp(3) does. Without it that is an error which says what
 	// is missing.
 	Scripts bool
+	// Pass is a close-on-exec descriptor of ours that the command gets, with the
+	// lowest number from 3 on that was free when this process began; 0 for none.
+	// Spawn and Become know of it.
+	Pass int
 }
 
 // Error is a command that did not run.

@@ -40,10 +40,16 @@ var runtimes = unblockable | faults.With(syscall.SIGURG, 32, 33, 34)
 
 // Spawn starts the command as a child and returns its number. The child is in our
 // process group and session and has our descriptors but those that are
-// close-on-exec, as after fork(2) and execvp(3). Wait for it with Wait. An error is
+// close-on-exec, as after fork(2) and execvp(3), and the one to Pass. Wait for it with Wait. An error is
 // an *Error.
 func Spawn(c Command) (pid int, err error) {
 	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}}
+	if c.Pass > 0 {
+		for n := firstFree(); len(attr.Files) < n; {
+			attr.Files = append(attr.Files, uintptr(len(attr.Files)))
+		}
+		attr.Files = append(attr.Files, uintptr(c.Pass))
+	}
 	mask, err := linux.Sigmask()
 	if err != nil {
 		return 0, failed(err)

@@ -256,7 +256,7 @@ func (r *lockRun) operands(list []string) string {
 		return "what? a file and a command, or a descriptor"
 	case len(list) == 1:
 		n, err := strconv.ParseInt(strings.TrimLeft(list[0], " \t\n\v\f\r"), 10, 32)
-		if err != nil || n < 0 {
+		if err != nil { // that -1 is not open the kernel says
 			return fmt.Sprintf("%q is no number of a descriptor; a file takes a command behind it", list[0])
 		}
 		r.fd = int(n)

@@ -26,7 +26,9 @@ func (r *lockRun) run() int {
 	if r.noClock == nil && (r.o.NoWait || r.limit == 0) {
 		r.limit, r.o.NoWait = 0, true
 	}
-	r.o.Keep = !r.close && len(r.command) > 0
+	if r.unlock {
+		r.o.Shared = true // for which opening for reading is enough
+	}
 	f, code := r.open()
 	if f == nil {
 		return code
@@ -35,10 +37,10 @@ func (r *lockRun) run() int {
 		r.env.Errorf("the time of -w: %v", r.noClock)
 		return exitLockSystem
 	}
-	if code := r.take(f); code != ExitOK || len(r.command) == 0 {
+	if code, ok := r.take(f); !ok || len(r.command) == 0 {
 		return code
 	}
-	return r.start()
+	return r.start(f)
 }
 
 // open opens what is to be locked. A nil File comes with an exit code.
@@ -125,13 +127,14 @@ func (r *lockRun) subject() string {
 	return "descriptor " + strconv.Itoa(r.fd)
 }
 
-// take takes the lock, or gives it up.
-func (r *lockRun) take(f *flock.File) int {
+// take takes the lock, or gives it up. The exit code is for where that is not ok; -E
+// can make it 0.
+func (r *lockRun) take(f *flock.File) (code int, ok bool) {
 	if r.unlock {
 		if err := f.Unlock(); err != nil {
-			return r.refused(err)
+			return r.refused(err), false
 		}
-		return ExitOK
+		return ExitOK, true
 	}
 	w := flock.Wait{Limit: r.limit, Every: r.every}
 	if r.verbose || r.every > 0 {
@@ -143,16 +146,16 @@ func (r *lockRun) take(f *flock.File) int {
 		if r.verbose {
 			fmt.Fprintf(r.env.Stdout, "%s: locked %s after %.6f seconds\n", r.env.Prog, r.subject(), time.Since(began).Seconds())
 		}
-		return ExitOK
+		return ExitOK, true
 	case errors.Is(err, flock.ErrHeld), errors.Is(err, flock.ErrTimeout):
 		if r.verbose {
 			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, holders(context.Background(), f))
 		}
-		return r.conflict
+		return r.conflict, false
 	case f.Fd() < 0 && len(r.command) > 0: // it was removed, and the next one is not to be had
-		return r.noFile(err)
+		return r.noFile(err), false
 	default:
-		return r.refused(err)
+		return r.refused(err), false
 	}
 }
 
@@ -173,8 +176,11 @@ func holders(ctx context.Context, f *flock.File) string {
 }
 
 // start runs the command, or becomes it.
-func (r *lockRun) start() int {
+func (r *lockRun) start(f *flock.File) int {
 	c := child.Command{Args: r.command, Env: r.env.Environ, Found: r.found, Scripts: true}
+	if !r.close {
+		c.Pass = f.Fd()
+	}
 	if r.verbose {
 		fmt.Fprintf(r.env.Stdout, "%s: running %s\n", r.env.Prog, Quote(r.command[0]))
 	}

@@ -18,8 +18,8 @@ var (
 	// ErrTimeout says that it was still held when the limit of the wait came.
 	ErrTimeout = errors.New("still held by another when the time was over")
 	// ErrClosed says that a standard descriptor was closed when the program
-	// began. It is EBADF, too.
-	ErrClosed = fmt.Errorf("%w: it was closed when the program began (or is /dev/null, open for reading and writing, which is no place for a lock)", syscall.EBADF)
+	// began.
+	ErrClosed = errors.New("it was closed when the program began, or is /dev/null, open for reading and writing, which is no place for a lock")
 	// ErrRange says that the bytes of a fair record lock are not to be had.
 	ErrRange = errors.New("the last two bytes that a file can have are those of the queue")
 )
@@ -34,8 +34,6 @@ type Options struct {
 	// Fair has all who wait in one queue: see "Fairness" of package lockfile,
 	// whose turnstile it is. It takes a file that may be written to.
 	Fair bool
-	// Keep leaves the descriptor open in programs that are executed.
-	Keep bool
 	// NoWait says that opening must not wait either, for the writer of a FIFO.
 	NoWait bool
 }
@@ -76,6 +74,12 @@ func OfDescriptor(fd int, o Options) (*File, error) {
 	f := &File{opts: o, fd: fd}
 	if err := f.valid(); err != nil {
 		return nil, err
+	}
+	// What is close-on-exec is the runtime's, since nobody can have handed it down.
+	if ours, err := linux.CloseOnExecSet(fd); err != nil {
+		return nil, err
+	} else if ours {
+		return nil, syscall.EBADF
 	}
 	// In place of 0, 1 and 2 the runtime opens /dev/null for reading and writing
 	// where it finds them closed: a lock on that would exclude nobody.
@@ -132,13 +136,10 @@ func (f *File) openAs(flags int) error {
 	if f.opts.NoWait {
 		flags |= linux.O_NONBLOCK
 	}
-	if !f.opts.Keep {
-		flags |= linux.O_CLOEXEC
-	}
-	fd, err := linux.OpenInheritable(f.dir, f.path, flags, mode)
+	fd, err := linux.Openat(f.dir, f.path, flags, mode)
 	if errors.Is(err, syscall.EISDIR) { // to lock, no directory is opened for more
 		flags = flags&^(linux.O_CREAT|syscall.O_ACCMODE) | linux.O_RDONLY
-		fd, err = linux.OpenInheritable(f.dir, f.path, flags, 0)
+		fd, err = linux.Openat(f.dir, f.path, flags, 0)
 	}
 	if err != nil {
 		return err
@@ -171,8 +172,8 @@ func (f *File) blockAgain() {
 // Path is the path that was opened, "" for a descriptor.
 func (f *File) Path() string { return f.path }
 
-// Fd is the descriptor. It is another one after Lock has found another file at the
-// path.
+// Fd is the descriptor, close-on-exec unless it was inherited. It is another one
+// after Lock has found another file at the path.
 func (f *File) Fd() int { return f.fd }
 
 // Close closes the file. The lock goes with the last descriptor of the open file

@@ -3,6 +3,7 @@ package flock
 import (
 	"errors"
 	"math"
+	"math/bits"
 	"strconv"
 	"strings"
 	"time"
@@ -30,8 +31,8 @@ func ParseOffset(s string) (int64, error) {
 	switch {
 	case len(s) > 2 && (s[:2] == "0x" || s[:2] == "0X") && digit(s[2]) < 16:
 		whole, base = s[2:], 16
-	case len(s) > 1 && s[0] == '0' && digit(s[1]) < 8:
-		whole, base = s[1:], 8
+	case len(s) > 1 && s[0] == '0' && digit(s[1]) < 10:
+		base = 8
 	}
 	n := 0
 	for n < len(whole) && digit(whole[n]) < base {
@@ -67,16 +68,26 @@ func ParseOffset(s string) (int64, error) {
 	if number > math.MaxUint64/unit {
 		return 0, errTooLarge
 	}
-	number *= unit
-	for scale := unit; fraction != ""; fraction = fraction[1:] {
-		scale /= 10
-		more := scale * uint64(digit(fraction[0]))
-		if number > math.MaxUint64-more {
-			return 0, errTooLarge
-		}
-		number += more
+	number, more := number*unit, part(fraction, unit)
+	if number > math.MaxUint64-more {
+		return 0, errTooLarge
 	}
-	return int64(number), nil
+	return int64(number + more), nil
+}
+
+// part is a decimal fraction of unit, what is below one cut off.
+func part(fraction string, unit uint64) uint64 {
+	if len(fraction) > 19 { // 10^19 is the largest power that an uint64 holds
+		fraction = fraction[:19]
+	}
+	numerator, denominator := uint64(0), uint64(1)
+	for i := range len(fraction) {
+		numerator = numerator*10 + uint64(digit(fraction[i]))
+		denominator *= 10
+	}
+	hi, lo := bits.Mul64(numerator, unit) // of which hi is less than denominator
+	quotient, _ := bits.Div64(hi, lo, denominator)
+	return quotient
 }
 
 // digit is the value of a digit of any base up to 16, and 16 for anything else.

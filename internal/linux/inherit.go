@@ -1,29 +1,19 @@
 package linux
 
-import (
-	"syscall"
-
-	"golang.org/x/sys/unix"
-)
-
-// OpenInheritable is openat(2) without O_CLOEXEC: the descriptor stays open in the
-// programs that the process executes. EINTR is retried; where the opening sleeps
-// (a FIFO, a terminal), it begins again.
-func OpenInheritable(dirfd int, path string, flags int, mode uint32) (int, error) {
-	for {
-		fd, err := unix.Openat(dirfd, path, flags, mode)
-		if err == syscall.EINTR {
-			continue
-		}
-		return fd, wrap("openat", err)
-	}
-}
+import "golang.org/x/sys/unix"
 
 // KeepOnExec takes FD_CLOEXEC from fd, so that it stays open in the programs that
 // the process executes: fcntl(2) F_SETFD.
 func KeepOnExec(fd int) error {
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
 	return wrap("fcntl(F_SETFD)", err)
+}
+
+// CloseOnExecSet reports whether fd is open and close-on-exec, fcntl(2) F_GETFD. The
+// error is EBADF where it is not open.
+func CloseOnExecSet(fd int) (bool, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return flags&unix.FD_CLOEXEC != 0, wrap("fcntl(F_GETFD)", err)
 }
 
 // StatusFlags are the access mode and the flags of the open file description of
