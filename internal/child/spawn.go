@@ -2,7 +2,6 @@ package child
 
 import (
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -40,8 +39,8 @@ var runtimes = unblockable | faults.With(syscall.SIGURG, 32, 33, 34)
 
 // Spawn starts the command as a child and returns its number. The child is in our
 // process group and session and has our descriptors but those that are
-// close-on-exec, as after fork(2) and execvp(3), and the one to Pass. Wait for it with Wait. An error is
-// an *Error.
+// close-on-exec, as after fork(2) and execvp(3), and the one to Pass. Wait for it
+// with Wait. An error is an *Error.
 func Spawn(c Command) (pid int, err error) {
 	attr := &syscall.ProcAttr{Env: c.Env, Files: []uintptr{0, 1, 2}}
 	if c.Pass > 0 {
@@ -50,27 +49,17 @@ func Spawn(c Command) (pid int, err error) {
 		}
 		attr.Files = append(attr.Files, uintptr(c.Pass))
 	}
-	mask, err := linux.Sigmask()
-	if err != nil {
-		return 0, failed(err)
-	}
-	// The mask is the thread's. To lock a goroutine to a thread makes the runtime
-	// start another one, once, which a program that does nothing but this would
-	// wait for.
-	if !c.Found.known || c.Found.mask != mask {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if mask, err = linux.Sigmask(); err != nil {
-			return 0, failed(err)
+	start := func() {
+		if err = prepare(&c); err == nil {
+			pid, err = c.fork(attr)
 		}
-		defer func() { // it was the mask before, so it can be set
-			_, _ = linux.SetThreadMask(&mask)
-		}()
 	}
-	if err := prepare(&c); err != nil {
-		return 0, err
+	if c.ofThread() {
+		onDyingThread(start)
+	} else {
+		start()
 	}
-	return c.fork(attr)
+	return pid, err
 }
 
 // Wait waits for the end of a child that Spawn started and returns its exit
