@@ -5,7 +5,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
@@ -133,6 +132,3 @@ func forever(o Options) Options {
 	o.Timeout = Forever
 	return o
 }
-
-// longTest is a time that no test comes near to.
-const longTest = time.Hour

@@ -45,7 +45,6 @@ type walker struct {
 	rest  []string
 	dir   int    // O_PATH descriptor of the directory that is looked into
 	shown string // its path, for messages
-	last  string // the last name must be a directory if the path ends in a slash
 	from  string // the last link that was followed
 	dev   uint64 // of dir, once its file system is known
 	s     *sight

@@ -36,7 +36,7 @@ func Greet(fd int) (Reception, error) {
 }
 
 // GreetName is Greet for what bind(2) was given: a path of at most 107 bytes, or
-// "@" and an abstract name.
+// "@" and an abstract name, for which BoundOnly is not told from Nobody.
 func GreetName(name string) (Reception, error) { return greet(name) }
 
 func greet(name string) (Reception, error) {
@@ -47,8 +47,10 @@ func greet(name string) (Reception, error) {
 		return paired(name)
 	case errors.Is(err, syscall.EAGAIN):
 		return Datagram, nil
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED) && !Abstract(name):
 		return Nobody, nil
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return abstract(name)
 	case !errors.Is(err, syscall.EPROTOTYPE):
 		return Nobody, err
 	}
@@ -59,6 +61,17 @@ func greet(name string) (Reception, error) {
 		}
 	}
 	return Nobody, syscall.EPROTOTYPE
+}
+
+// abstract asks for the types that remain. An abstract name belongs to a type, and
+// another socket may have the same name in another.
+func abstract(name string) (Reception, error) {
+	for _, typ := range []int{syscall.SOCK_STREAM, syscall.SOCK_SEQPACKET} {
+		if r, err := knock(name, typ); err != nil || r != BoundOnly {
+			return r, err
+		}
+	}
+	return Nobody, nil // or bound and not listening, which looks the same
 }
 
 // knock connects a socket that is connected already. The kernel looks whether the
