@@ -74,7 +74,7 @@ func (q *question) ask(now time.Time) {
 	}
 	for _, a := range q.asked {
 		if _, err := linux.Write(fd, resolve.Query(a.id, q.t.d.names[q.name], a.typ)); err != nil {
-			q.next(now, fmt.Sprintf("the name server %s cannot be asked: %v", to, err))
+			q.silent(err, now)
 			return
 		}
 	}
@@ -130,13 +130,18 @@ func (q *question) ready(fd int, now time.Time) {
 			return
 		}
 		if err != nil { // ECONNREFUSED: nobody is there
-			q.next(now, fmt.Sprintf("the name server %s does not answer: %v", q.server(), errors.Unwrap(err)))
+			q.silent(err, now)
 			return
 		}
 		if !q.take(buf[:n], false, now) {
 			return
 		}
 	}
+}
+
+// silent asks the next server, because of an error of this one's socket.
+func (q *question) silent(err error, now time.Time) {
+	q.next(now, fmt.Sprintf("the name server %s does not answer: %v", q.server(), errors.Unwrap(err)))
 }
 
 // take reads a message. It returns false once the question is no longer the same.

@@ -35,7 +35,7 @@ func (w *waiter) begin(now time.Time) {
 		if c.running || !c.dirty && (c.due.IsZero() || now.Before(c.due)) {
 			continue
 		}
-		c.dirty, c.running, c.stuck, c.begun, c.due = false, true, false, now, time.Time{}
+		c.dirty, c.running, c.stuck, c.begun, c.asked, c.due = false, true, false, now, now, time.Time{}
 		c.log, c.logFull = nil, false
 		if c.literal.IsValid() {
 			w.dial(c, &dial{addrs: []netip.Addr{c.literal}}, now)

@@ -182,7 +182,11 @@ func (t *try) connected(fd int, err error, now time.Time) {
 		return
 	}
 	t.fail(to, err)
-	linux.Close(fd)
+	if err == errSelf { // whoever is waited for wants the port
+		linux.CloseReset(fd)
+	} else {
+		linux.Close(fd)
+	}
 	t.conns = append(t.conns[:i], t.conns[i+1:]...)
 }
 

@@ -82,6 +82,7 @@ type waiting struct {
 	f         finding // of the last look
 	known     bool
 	looks     int
+	asked     time.Time // when the look began that f is of
 	answered  time.Time // when f came
 	running   bool
 	begun     time.Time // the look that runs
@@ -99,7 +100,7 @@ const (
 	quickest  = time.Millisecond        // after an event or a failure, before the next look
 	slowest   = 1024 * time.Millisecond // between two looks where nothing tells
 	hung      = 250 * time.Millisecond  // after which others no longer wait for a look
-	fresh     = 100 * time.Millisecond  // how old an answer may be that counts at the end
+	fresh     = 100 * time.Millisecond  // how far apart the answers of one round may be that count at the end
 	onceLimit = 4 * time.Second         // for the answers to the one look of Timeout 0
 	maxLog    = 4096
 )
@@ -111,7 +112,8 @@ type waiter struct {
 	start    time.Time
 	deadline time.Time // zero for none
 	tick     time.Time
-	confirm  time.Time // since when all hold; zero if not
+	last     *waiting  // by whose answer all hold, nil if they do not
+	confirm  time.Time // when that came
 	noted    map[string]bool
 	watches  watches
 	mounts   mountCache
@@ -353,22 +355,36 @@ func (w *waiter) met(now time.Time) bool {
 		return holding > 0
 	}
 	if holding < len(w.list) {
-		w.confirm = time.Time{}
+		w.last = nil
 		return false
 	}
-	if w.confirm.IsZero() {
-		w.confirm = now.Add(-fresh)
+	if w.last == nil {
+		w.last = w.list[0]
+		for _, c := range w.list {
+			if c.answered.After(w.last.answered) {
+				w.last = c
+			}
+		}
+		w.confirm = w.last.answered
 	}
 	done := true
 	for _, c := range w.list {
 		switch {
 		case c.dirty || c.running:
 			done = false
-		case c.f.pace != told && c.answered.Before(w.confirm):
+		case !w.counts(c):
 			c.dirty, done = true, false
 		}
 	}
 	return done
+}
+
+// counts reports whether what was found of c still counts at the end: the kernel
+// would have told of a change, or it was found out when the last condition was
+// found to hold or later, or by the same round of looks and hardly before.
+func (w *waiter) counts(c *waiting) bool {
+	return c.f.pace == told || !c.answered.Before(w.confirm) ||
+		c.asked.Equal(w.last.asked) && w.confirm.Sub(c.answered) < fresh
 }
 
 // never reports whether the wait can never be met.

@@ -125,6 +125,17 @@ func SelfConnected(fd int) (bool, error) {
 	return false, nil
 }
 
+// CloseReset closes a TCP socket so that nothing of its connection stays: with
+// SO_LINGER of 0 seconds it is reset, and its port is not kept for a minute
+// (TIME_WAIT).
+func CloseReset(fd int) error {
+	err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	if cerr := Close(fd); cerr != nil {
+		return cerr
+	}
+	return wrap("setsockopt(SO_LINGER)", err)
+}
+
 // WindowWidth is the number of columns of a terminal, ioctl_tty(2) TIOCGWINSZ; 0
 // where it says none.
 func WindowWidth(fd int) int {
