@@ -38,9 +38,31 @@ func leaderless() {
 	syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
 }
 
+// twolocks takes a flock on its first argument, says so, and waits for one on its
+// second, by a thread of its own.
+func twolocks() {
+	var fds []int
+	for _, path := range os.Args[1:] {
+		fd, err := syscall.Open(path, syscall.O_RDONLY, 0)
+		if err != nil {
+			panic(err)
+		}
+		fds = append(fds, fd)
+	}
+	if err := linux.Flock(fds[0], linux.LOCK_EX|linux.LOCK_NB); err != nil {
+		panic(err)
+	}
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+	panic(linux.FlockWait(fds[1], linux.LOCK_EX))
+}
+
 func TestMain(m *testing.M) {
-	if os.Getenv("SLASHRUN_TEST_ROLE") == "leaderless" {
+	switch os.Getenv("SLASHRUN_TEST_ROLE") {
+	case "leaderless":
 		leaderless()
+	case "twolocks":
+		twolocks()
 	}
 	seccomptest.Setup()
 	nstest.Main(m)
