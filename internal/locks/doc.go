@@ -25,7 +25,7 @@
 //
 // A read(2) of /proc/locks gives some dozens of lines. If a lock comes or goes
 // before the next one, others are left out or are there twice. So it is read until
-// two reads agree about the locks in question. Equal lines are not taken for one:
+// reads agree about the locks in question: two, or three where others come and go. Equal lines are not taken for one:
 // two waiters for an OFD lock look the same.
 //
 // # What a scan costs
@@ -52,7 +52,7 @@
 //	whose taker has exited                            found by its system call
 //	held outside of our PID namespace                 is in no list; Scan sees that somebody waits: Held.Where Outside
 //	the mount is not in our table                     Of: Incomplete says so, fdinfo alone is asked; Scan: Held.Foreign
-//	locks that come and go all the time               Incomplete says so, after 8 reads that differed
+//	locks that come and go all the time               Incomplete says so, after 10 reads that differed
 //	a lock that is passed on while we look            we look again, three times in all
 //	EACCES for system calls and memory of others      a Waiter without its thread; no deadlock is certain
 //

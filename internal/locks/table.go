@@ -23,7 +23,7 @@ func (r *record) equal(o *record) bool {
 // locksText is what was found in /proc/locks.
 type locksText struct {
 	records []record
-	// torn says that no two reads agreed about them: a read(2) gives a few dozen
+	// torn says that the reads never agreed about them: a read(2) gives a few dozen
 	// lines, and where locks come and go between two of these some are left out or
 	// there twice.
 	torn bool
@@ -31,29 +31,39 @@ type locksText struct {
 	unknown error
 }
 
-// maxReads bounds how often /proc/locks is read until two reads agree.
-const maxReads = 8
+// maxReads bounds how often /proc/locks is read until the reads agree: two if they
+// have the same text, else three, because others may have torn two in the same
+// place.
+const (
+	maxReads = 10
+	agreed   = 3
+)
 
-// readLocks reads /proc/locks until two reads agree about the locks that want
+// readLocks reads /proc/locks until the reads agree about the locks that want
 // picks.
 func readLocks(p *process.Proc, want func(*Lock) bool) (locksText, error) {
 	var text []byte
 	var t locksText
-	for i := range maxReads {
+	same := 0
+	for range maxReads {
 		next, err := p.ReadFile("locks")
 		if err != nil {
 			return locksText{}, err
 		}
-		if i > 0 && bytes.Equal(text, next) {
+		if same > 0 && bytes.Equal(text, next) {
 			t.torn = false
 			return t, nil
 		}
 		now := parseLocks(next, want)
-		if i > 0 && slices.EqualFunc(t.records, now.records, func(a, b record) bool { return a.equal(&b) }) {
-			return now, nil
+		if same > 0 && slices.EqualFunc(t.records, now.records, func(a, b record) bool { return a.equal(&b) }) {
+			same++
+		} else {
+			same = 1
 		}
 		text, t = next, now
-		t.torn = true
+		if t.torn = same < agreed; !t.torn {
+			break
+		}
 	}
 	return t, nil
 }
