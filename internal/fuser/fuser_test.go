@@ -13,14 +13,16 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
-	seccomptest.Setup()
 	if os.Getenv(agentEnv) != "" {
 		agentMain()
 		return
 	}
+	vmtest.Setup()
+	seccomptest.Setup()
 	nstest.Main(m)
 }
 
