@@ -15,6 +15,7 @@ import (
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func mentions(list []string, text string) bool {
@@ -97,7 +98,7 @@ func testNobodyInside(t *testing.T) {
 		return fd
 	}
 	for range 100 {
-		pin := keep("mkdir -p /tmp/pinned; mount --bind -o ro /run/app /tmp/pinned; umount -l /run")
+		pin := keep("mkdir -p /tmp/pinned; mount --bind /run/app /tmp/pinned; mount -o remount,bind,ro /tmp/pinned; umount -l /run")
 		err = linux.Mount(fmt.Sprintf("/proc/self/fd/%d", pin), "/run/pins/mnt", "", syscall.MS_BIND, "")
 		linux.Close(pin)
 		if !errors.Is(err, syscall.EINVAL) {
@@ -133,4 +134,25 @@ func testNobodyInside(t *testing.T) {
 	if !lists && !mentions(incomplete, "neither a process nor a mount") {
 		t.Errorf("%q", incomplete)
 	}
+}
+
+// Linux 6.1 has neither the list of namespaces nor statmount(2).
+func TestOldKernel(t *testing.T) {
+	o := vmtest.Options{Kernel: vmtest.Bookworm, Modules: []string{"fuse"}}
+	if !vmtest.Inside() {
+		testenv.Need(t, testenv.Root, testenv.Tool("busybox")) // root is not needed: one pass of the two is enough for a boot
+		busybox, err := testenv.LookTool("busybox")
+		must(t, err)
+		o.Files = map[string]string{"/bin/busybox": busybox}
+		o.Links = map[string]string{}
+		for _, name := range []string{"sh", "mount", "umount", "mkdir"} {
+			o.Links["/bin/"+name] = "busybox"
+		}
+	}
+	vmtest.Run(t, o, func(t *testing.T) {
+		must(t, linux.Mount("none", "/tmp", "tmpfs", 0, ""))
+		t.Run("reach", testReach)
+		t.Run("nobody inside", testNobodyInside)
+		t.Run("hung", testHung)
+	})
 }

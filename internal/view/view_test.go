@@ -15,14 +15,16 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
-	seccomptest.Setup()
 	if os.Getenv(eyeEnv) != "" {
 		eyeMain()
 		return
 	}
+	vmtest.Setup()
+	seccomptest.Setup()
 	nstest.Main(m)
 }
 
