@@ -197,26 +197,31 @@ func TestMounts(t *testing.T) {
 // The kernel's queue of events overflows while the loop is kept from reading it,
 // and the one event that matters is among those that are lost.
 func TestQueueOverflow(t *testing.T) {
-	d := t.TempDir()
-	var once sync.Once
-	o := Options{asleep: func(ns int64) {
-		if ns != -1 {
-			return
-		}
-		once.Do(func() {
-			text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
-			must(t, err)
-			var most int
-			fmt.Sscan(string(text), &most)
-			for i := 0; i < most; i += 2 {
-				name := fmt.Sprintf("%s/%d", d, i%3)
-				must(t, os.Mkdir(name, 0o755))
-				must(t, os.Remove(name))
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		var flood sync.Once
+		lost := false
+		o := forever(Options{asleep: func(ns int64) {
+			if ns != -1 {
+				return
 			}
-			mkdirs(t, d+"/x")
-		})
-	}}
-	begin(t, forever(o), "path:"+d+"/x").holds()
+			flood.Do(func() {
+				text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
+				must(t, err)
+				var most int
+				fmt.Sscan(string(text), &most)
+				must(t, os.WriteFile("/run/0", nil, 0o644))
+				for i := 0; i <= most; i += 2 { // two events each
+					must(t, os.Rename(fmt.Sprintf("/run/%d", i%4), fmt.Sprintf("/run/%d", (i+2)%4)))
+				}
+				mkdirs(t, "/run/x")
+				lost = true
+			})
+		}})
+		begin(t, o, "path:/run/x").holds()
+		if !lost {
+			t.Error("it never slept")
+		}
+	})
 }
 
 // A directory that may not be read cannot be watched, and one that may not be

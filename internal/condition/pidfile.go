@@ -23,6 +23,10 @@ type unfinished struct {
 // may become "1234".
 const whole = 250 * time.Millisecond
 
+// unproven is the longest time between two looks at a file whose process cannot be
+// told: they look at all processes.
+const unproven = 4 * time.Second
+
 // pidfile looks whether the process that a PID file names lives, and is proven to
 // be that one.
 func (l *look) pidfile(path string) {
@@ -54,6 +58,9 @@ func (l *look) pidfile(path string) {
 		l.complete(path, st)
 	case st.Verdict == pidfile.Live:
 		l.found(false, poll, "%s, but that process is not proven to be the one that the file means", st.Why())
+	case st.Verdict == pidfile.Unknown && st.PID > 0: // who else may write there changes without an event
+		l.found(false, poll, "%s", st.Why())
+		l.f.most = unproven
 	default: // a dead process does not come back; the file has to change
 		l.found(false, settle, "%s", st.Why())
 	}

@@ -1,10 +1,13 @@
 package condition
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -16,6 +19,9 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // done, and ends in the way that it was told when its standard input does.
 func role() int {
 	path := os.Getenv("SLASHRUN_TEST_FILE")
+	if os.Getenv("SLASHRUN_TEST_ROLE") == "few" {
+		return few(path)
+	}
 	fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDWR|linux.O_CREAT, 0o600)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -54,5 +60,44 @@ func role() int {
 		}
 		syscall.Pause()
 	}
+	return 0
+}
+
+// few waits with fewer descriptors than that takes, then with one more each time.
+func few(dir string) int {
+	var hold []int
+	for {
+		fd, err := linux.Openat(linux.AT_FDCWD, "/dev/null", linux.O_RDONLY, 0)
+		if err != nil || fd > 60 {
+			break
+		}
+		hold = append(hold, fd)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 60, Max: 60}); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	failed, polled := 0, 0
+	for ; len(hold) > 0; hold = hold[:len(hold)-1] {
+		linux.Close(hold[len(hold)-1])
+		r, err := Wait(context.Background(), []Condition{{Kind: Path, Operand: dir}, {Kind: Gone, Operand: dir + "/x"}}, Options{Timeout: 0})
+		switch {
+		case errors.Is(err, syscall.EMFILE):
+			failed++
+		case err != nil:
+			fmt.Println("with", 60-len(hold), err)
+			return 1
+		case !r.Met && strings.Contains(r.Conditions[0].Why+r.Conditions[1].Why, "too many open files"):
+			polled++
+		case !r.Met:
+			fmt.Printf("with %d: %+v\n", 60-len(hold), r)
+			return 1
+		}
+	}
+	if failed == 0 {
+		fmt.Println("it never failed for want of descriptors")
+		return 1
+	}
+	fmt.Println("enough")
 	return 0
 }
