@@ -105,7 +105,7 @@ func (s *scan) own() error {
 	if s.opts.Self {
 		return nil
 	}
-	d, err := s.proc.Descriptors("self")
+	d, err := s.proc.Dir("self/fd")
 	if ours(err) {
 		return err
 	}
@@ -119,7 +119,7 @@ func (s *scan) own() error {
 	}
 	s.mine = map[uint32]bool{}
 	for _, fd := range list {
-		if link, err := d.Path(fd); err == nil && strings.HasPrefix(link, "socket:[") {
+		if link, err := d.Readlink(strconv.Itoa(fd)); err == nil && strings.HasPrefix(link, "socket:[") {
 			s.mine[uint32(process.NamespaceID(link))] = true // written as a namespace's
 		}
 	}

@@ -16,17 +16,20 @@ import (
 // sighting is a descriptor of a file that matters.
 type sighting struct {
 	pid, fd int
-	node    process.Node
+	node    node
 	info    process.FDInfo
 	locks   []Lock // of its open file description
 }
+
+// node is the identity of a file as stat(2) gives it.
+type node struct{ dev, ino uint64 }
 
 // finder looks at the descriptors of all processes.
 type finder struct {
 	proc *process.Proc
 	// worth decides by what stat(2) gives whether fdinfo is read, which takes three
 	// system calls to stat's one.
-	worth func(process.Node) bool
+	worth func(process.Inode) bool
 	// keep decides whether what was read matters. It may be nil: all does.
 	keep func(*sighting) bool
 	// pathOf decides whether the path of a descriptor is wanted; nil is never.
@@ -39,7 +42,8 @@ type finder struct {
 	looked map[int]bool
 	stats  map[int]process.Stat // of those that were sighted, or refused to be
 	why    reasons
-	fds    []int // reused
+	fds    []int // reused, as buf
+	buf    []byte
 }
 
 // maxRounds bounds how often the processes are listed until nobody is new.
@@ -51,25 +55,26 @@ func (f *finder) processes(ctx context.Context) error {
 	if f.looked == nil {
 		f.looked, f.stats = map[int]bool{}, map[int]process.Stat{}
 	}
+	var pids []int
 	for range maxRounds {
-		names, err := f.proc.Names(".")
+		top, err := f.proc.Dir(".")
+		if err == nil {
+			pids, err = top.Numbers(pids[:0])
+			top.Close()
+		}
 		if err != nil {
 			return fmt.Errorf("the processes cannot be listed: %w", err)
 		}
 		fresh := false
-		for _, name := range names {
-			if name[0] < '0' || name[0] > '9' {
-				continue
-			}
-			pid, err := strconv.Atoi(name)
-			if _, known := f.looked[pid]; known || err != nil {
+		for _, pid := range pids {
+			if _, known := f.looked[pid]; known {
 				continue
 			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			fresh = true
-			if f.looked[pid], err = f.process(pid, name); err != nil {
+			if f.looked[pid], err = f.process(pid, strconv.Itoa(pid)); err != nil {
 				return err
 			}
 		}
@@ -122,7 +127,12 @@ func ours(err error) bool {
 // is at.
 func (f *finder) descriptors(pid int, at string) error {
 	f.fds = f.fds[:0]
-	d, err := f.proc.Descriptors(at)
+	top, err := f.proc.Dir(at)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	d, err := top.Dir("fd")
 	if err != nil {
 		return err
 	}
@@ -131,42 +141,58 @@ func (f *finder) descriptors(pid int, at string) error {
 		return err
 	}
 	for _, fd := range f.fds {
-		node, err := d.Stat(fd)
-		if process.Gone(err) {
-			continue
-		}
-		if err != nil {
-			// Some file systems refuse to say (FUSE of another user). But whoever may list
-			// the descriptors (CAP_DAC_OVERRIDE) need not be allowed to look into a process
-			// that is privileged further: then every one is refused.
-			if _, err := d.Path(fd); err != nil && !process.Gone(err) {
-				return err
-			}
-		} else if !f.worth(node) {
-			continue
-		}
-		s := sighting{pid: pid, fd: fd, node: node}
-		if s.info, err = d.Info(fd); process.Gone(err) {
-			continue
-		} else if err != nil {
+		if err := f.descriptor(top, d, pid, fd); err != nil && !process.Gone(err) {
 			return err
 		}
-		for _, line := range s.info.Locks {
-			if l, err := Parse(line); err != nil {
-				f.why.add(reason{text: "fdinfo has a line that we do not know: " + err.Error(), loose: true}, "")
-			} else if !l.Waiting {
-				s.locks = append(s.locks, l)
+	}
+	return nil
+}
+
+// descriptor looks at one. An error is about all of the process.
+func (f *finder) descriptor(top, d *process.Dir, pid, fd int) error {
+	name := strconv.Itoa(fd)
+	inode, err := d.Inode(name)
+	switch {
+	case process.Gone(err):
+		return nil
+	case err != nil:
+		// Some file systems refuse to say (FUSE of another user). But whoever may list
+		// the descriptors (CAP_DAC_OVERRIDE) need not be allowed to look into a process
+		// that is privileged further: then every one is refused.
+		if _, err := d.Readlink(name); err != nil {
+			return err
+		}
+	case !f.worth(inode):
+		return nil
+	}
+	s := sighting{pid: pid, fd: fd, node: node{inode.Dev, inode.Ino}}
+	if s.info, f.buf, err = top.FDInfo(name, f.buf); err != nil {
+		return err
+	}
+	for _, line := range s.info.Locks {
+		if l, err := Parse(line); err != nil {
+			f.why.add(reason{text: "fdinfo has a line that we do not know: " + err.Error(), loose: true}, "")
+		} else if !l.Waiting {
+			s.locks = append(s.locks, l)
+		}
+	}
+	s.info.Locks = nil
+	if f.keep != nil && !f.keep(&s) {
+		return nil
+	}
+	if f.pathOf != nil && f.pathOf(&s) {
+		if path, err := d.Readlink(name); err == nil {
+			f.path(&s, path)
+		}
+	}
+	f.found = append(f.found, s)
+	if _, known := f.stats[pid]; !known {
+		// Cheaper here than later. In the directory of a thread it would be the thread's.
+		if f.buf, err = top.Record("stat", f.buf); err == nil {
+			if st, err := process.ParseStat(f.buf); err == nil && st.PID == pid {
+				f.stats[pid] = st
 			}
 		}
-		if f.keep != nil && !f.keep(&s) {
-			continue
-		}
-		if f.pathOf != nil && f.pathOf(&s) {
-			if path, err := d.Path(fd); err == nil {
-				f.path(&s, path)
-			}
-		}
-		f.found = append(f.found, s)
 	}
 	return nil
 }

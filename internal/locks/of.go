@@ -53,11 +53,11 @@ func Of(ctx context.Context, p *process.Proc, fd int) (*Report, error) {
 // report looks once: dev and ino are the file as stat(2) gives it, want picks its
 // locks.
 func (f *finder) report(ctx context.Context, dev, ino uint64, want func(*Lock) bool) (*Report, error) {
-	this := func(n process.Node) bool { return n.Dev == dev && n.Ino == ino }
-	f.worth = this
+	this := node{dev, ino}
+	f.worth = func(i process.Inode) bool { return node{i.Dev, i.Ino} == this }
 	f.keep = func(s *sighting) bool {
 		// Where stat(2) was refused the locks tell which file it is.
-		return this(s.node) || len(s.locks) > 0 && want(&s.locks[0])
+		return s.node == this || len(s.locks) > 0 && want(&s.locks[0])
 	}
 	records := f.read(want)
 	if err := f.processes(ctx); err != nil {

@@ -114,7 +114,7 @@ func scanOnce(ctx context.Context, p *process.Proc, o Options) (*Table, error) {
 		paths:   map[File]place{},
 		inos:    map[uint64]bool{},
 		devs:    map[uint64]bool{},
-		files:   map[process.Node]File{},
+		files:   map[node]File{},
 	}
 	s.records = s.read(s.want)
 	if err := s.look(ctx); err != nil {
@@ -152,7 +152,7 @@ type scan struct {
 	inos  map[uint64]bool
 	devs  map[uint64]bool
 	table []mounts.Mount
-	files map[process.Node]File // as far as lock lines tell
+	files map[node]File // as far as lock lines tell
 	paths map[File]place
 }
 
@@ -225,8 +225,8 @@ func (s *scan) superblocks() error {
 // that the kernel counts by and the superblock's device. The number is that of
 // stat(2) with few exceptions, files of overlayfs whose layers are on several file
 // systems; the device is not on overlayfs and btrfs.
-func (s *scan) worth(n process.Node) bool {
-	if n.Mode == syscall.S_IFSOCK {
+func (s *scan) worth(n process.Inode) bool {
+	if n.Mode&syscall.S_IFMT == syscall.S_IFSOCK {
 		return false
 	}
 	return s.all || s.inos[n.Ino] || !s.devs[n.Dev]
@@ -235,8 +235,8 @@ func (s *scan) worth(n process.Node) bool {
 // learn takes from a descriptor what it tells about the numbers of its file
 // system, and the file of its node.
 func (s *scan) learn(x *sighting) {
-	if _, known := s.devs[x.node.Dev]; !known && x.info.Ino == x.node.Ino {
-		s.devs[x.node.Dev] = true
+	if _, known := s.devs[x.node.dev]; !known && x.info.Ino == x.node.ino {
+		s.devs[x.node.dev] = true
 	}
 	if len(x.locks) > 0 {
 		s.files[x.node] = x.locks[0].File()
@@ -254,13 +254,13 @@ func (s *scan) fileOf(x *sighting) File {
 	}
 	ino := x.info.Ino
 	if ino == 0 {
-		ino = x.node.Ino
+		ino = x.node.ino
 	}
 	if m := mounts.ByID(s.table, x.info.MountID); m != nil {
 		return File{m.Major, m.Minor, ino}
 	}
 	// A mount of another namespace. Of most file systems the device is stat's.
-	return File{linux.Major(x.node.Dev), linux.Minor(x.node.Dev), ino}
+	return File{linux.Major(x.node.dev), linux.Minor(x.node.dev), ino}
 }
 
 // holders brings the locks and the descriptors together.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"strconv"
@@ -86,7 +87,37 @@ func (d *Dir) Numbers(list []int) ([]int, error) {
 			return list, err
 		}
 		list = appendNumbers(list, buf[:n])
+		// procfs lists until the buffer is full: one with room for more names has them
+		// all.
+		if n < len(buf)-256 {
+			return list, nil
+		}
 	}
+}
+
+// appendNumbers takes the names that are numbers out of struct linux_dirent64
+// records, getdents64(2).
+func appendNumbers(list []int, b []byte) []int {
+	const header = 19 // d_ino 8, d_off 8, d_reclen 2, d_type 1
+	for len(b) > header {
+		size := int(binary.NativeEndian.Uint16(b[16:]))
+		if size <= header || size > len(b) {
+			return list
+		}
+		n, good := 0, b[header] != 0
+		for _, c := range b[header:size] {
+			if c == 0 {
+				break
+			}
+			good = good && c >= '0' && c <= '9' && n < 1<<30
+			n = 10*n + int(c-'0')
+		}
+		if good {
+			list = append(list, n)
+		}
+		b = b[size:]
+	}
+	return list
 }
 
 // Inode is what stat(2) says of what a link of the procfs leads to.

@@ -30,10 +30,10 @@
 // # What a process belongs to, and what it does
 //
 // [Proc.Membership] names its service and container by the names of its control
-// groups, [Proc.Started] says when it began. [Proc.Descriptors] lists what it has
-// open without asking a file system that may not answer. [Proc.Thread] says in
-// which system call a thread sleeps, and how often it has slept so far: where that
-// number is the same in two looks, it has slept in between.
+// groups, [Proc.Started] says when it began. [Proc.Thread] says in which system
+// call a thread sleeps, and how often it has slept so far: where that number is the
+// same in two looks, it has slept in between. [Dir] is a process's directory held
+// open, for what is asked often.
 //
 // # When it fails
 //

@@ -1,11 +1,11 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -77,25 +77,25 @@ func (p *Proc) FDInfo(pid string, fd int) (FDInfo, error) {
 
 func parseFDInfo(text []byte, name string) (FDInfo, error) {
 	var info FDInfo
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		value = strings.TrimSpace(value)
-		switch key {
+	for line := range bytes.Lines(text) {
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimSpace(value)
+		switch string(key) {
 		case "mnt_id":
-			info.MountID, _ = strconv.Atoi(value)
+			info.MountID, _ = strconv.Atoi(string(value))
 		case "flags":
-			flags, err := strconv.ParseInt(value, 8, 64)
+			flags, err := strconv.ParseInt(string(value), 8, 64)
 			if err != nil {
 				return FDInfo{}, fmt.Errorf("%s: flags: %w", name, err)
 			}
 			info.Flags = int(flags)
 		case "ino":
-			info.Ino, _ = strconv.ParseUint(value, 10, 64)
+			info.Ino, _ = strconv.ParseUint(string(value), 10, 64)
 		case "lock":
-			info.Locks = append(info.Locks, value)
+			info.Locks = append(info.Locks, string(value))
 		case "scm_fds":
 			info.Unix = true
-			info.InFlight, _ = strconv.Atoi(value)
+			info.InFlight, _ = strconv.Atoi(string(value))
 		}
 	}
 	return info, nil

@@ -48,7 +48,8 @@ func (m Membership) String() string {
 
 // Membership reads /proc/PID/cgroup. pid is a number, "self", or what Lively gives.
 func (p *Proc) Membership(pid string) (Membership, error) {
-	text, err := p.ReadFile(pid + "/cgroup")
+	var buf [2 << 10]byte
+	text, err := p.ReadRecord(pid+"/cgroup", buf[:0])
 	if err != nil {
 		return Membership{}, err
 	}

@@ -181,19 +181,27 @@ func (p *Proc) ReadRecord(name string, buf []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer linux.Close(fd)
-	for buf = buf[:0]; len(buf) < maxFile; buf = append(make([]byte, 0, max(512, 4*cap(buf))), buf...) {
-		if cap(buf) == 0 {
-			continue
+	if buf, err = readRecord(fd, buf[:0]); err != nil {
+		return nil, &fs.PathError{Op: "read", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+	}
+	return buf, nil
+}
+
+// readRecord reads to the end, which is where a read leaves room in the buffer.
+func readRecord(fd int, buf []byte) ([]byte, error) {
+	for len(buf) < maxFile {
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, max(512, 4*cap(buf))), buf...)
 		}
 		n, err := linux.Read(fd, buf[len(buf):cap(buf)])
 		if err != nil {
-			return nil, &fs.PathError{Op: "read", Path: "/proc/" + name, Err: errors.Unwrap(err)}
+			return nil, err
 		}
 		if buf = buf[:len(buf)+n]; n == 0 || len(buf) < cap(buf) {
 			return buf, nil
 		}
 	}
-	return nil, &fs.PathError{Op: "read", Path: "/proc/" + name, Err: syscall.EFBIG}
+	return nil, fmt.Errorf("read: %w", syscall.EFBIG)
 }
 
 // names lists a directory of the procfs, without "." and "..".
@@ -204,7 +212,8 @@ func (p *Proc) names(name string) ([]string, error) {
 	}
 	defer linux.Close(fd)
 	var list []string
-	buf := make([]byte, 2<<10)
+	var array [8 << 10]byte
+	buf := array[:]
 	for {
 		n, err := linux.Getdents(fd, buf)
 		if err != nil || n == 0 {

@@ -133,7 +133,12 @@ func TestDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := p.Descriptors(p.Lively(st))
+	top, err := p.Dir(p.Lively(st))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	d, err := top.Dir("fd")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,19 +153,19 @@ func TestDescriptors(t *testing.T) {
 	if err := linux.Fstatat(int(f.Fd()), "", linux.AT_EMPTY_PATH, &want); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := d.Stat(3); err != nil || n != (Node{uint64(want.Dev), want.Ino, syscall.S_IFREG}) {
+	if n, err := d.Inode("3"); err != nil || n.Dev != uint64(want.Dev) || n.Ino != want.Ino || n.Mode&syscall.S_IFMT != syscall.S_IFREG {
 		t.Errorf("%+v, %v; want %+v", n, err, want)
 	}
-	if n, err := d.Stat(0); err != nil || n.Mode != syscall.S_IFIFO {
+	if n, err := d.Inode("0"); err != nil || n.Mode&syscall.S_IFMT != syscall.S_IFIFO {
 		t.Errorf("the pipe is %+v, %v", n, err)
 	}
-	if path, err := d.Path(3); err != nil || path != f.Name() {
+	if path, err := d.Readlink("3"); err != nil || path != f.Name() {
 		t.Errorf("path %q, %v", path, err)
 	}
-	if info, err := d.Info(3); err != nil || info.Flags&syscall.O_ACCMODE != syscall.O_RDWR {
+	if info, _, err := top.FDInfo("3", nil); err != nil || info.Flags&syscall.O_ACCMODE != syscall.O_RDWR {
 		t.Errorf("%+v, %v", info, err)
 	}
-	if _, err := d.Stat(77); !Gone(err) {
+	if _, err := d.Inode("77"); !Gone(err) {
 		t.Errorf("there is no descriptor 77: %v", err)
 	}
 	same, err := linux.SameFile(os.Getpid(), int(f.Fd()), pid, 3)
