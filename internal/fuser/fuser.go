@@ -44,15 +44,14 @@ type Object struct {
 func (o Object) Device() Device { return Device{o.Dev, o.Super} }
 
 // Identify finds the names of the inode that is open as fd, which may be an O_PATH
-// descriptor. The file system is asked, so one that does not answer blocks it; the
-// mount has to be in our mount table.
+// descriptor. A file system that does not answer may block it, as it may the
+// caller's own stat(2). The mount has to be in our mount table.
 func Identify(p *process.Proc, fd int) (Object, error) {
 	var o Object
-	var st syscall.Stat_t
-	if err := linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
+	var err error
+	if o.Dev, o.Ino, err = p.Inode("self/fd/" + strconv.Itoa(fd)); err != nil {
 		return o, err
 	}
-	o.Dev, o.Ino = uint64(st.Dev), st.Ino
 	info, err := p.FDInfo("self", fd)
 	if err != nil {
 		return o, err
@@ -127,8 +126,11 @@ type Socket struct {
 	// a socket that does not listen, how many bytes wait to be read.
 	Queue   uint32 `json:"queue"`
 	Backlog uint32 `json:"backlog,omitempty"`
-	// NetNS is the inode number of the network namespace it is in, 0 for ours.
+	// NetNS is the inode number of the network namespace it is in, 0 for ours. That
+	// of a connection which was accepted is the client's.
 	NetNS uint64 `json:"netns,omitempty"`
+	// UID is the user who made it, nil if the kernel does not tell (before Linux 5.4).
+	UID *uint32 `json:"uid,omitempty"`
 }
 
 // Full reports whether a listening socket takes no connection more: whoever
@@ -272,7 +274,9 @@ func Scan(ctx context.Context, p *process.Proc, o Options) (*Index, error) {
 	if err := s.processes(ctx); err != nil {
 		return nil, err
 	}
-	s.locks()
+	if err := s.locks(); err != nil {
+		return nil, err
+	}
 	if o.Sockets {
 		if err := s.sockets(ctx); err != nil {
 			return nil, err

@@ -78,6 +78,9 @@ func users(x *Index, id ID) (list []string) {
 			if k.Queue > 0 || k.Backlog > 0 {
 				s += fmt.Sprintf(" %d/%d", k.Queue, k.Backlog)
 			}
+			if os.Geteuid() != 0 && k.UID != nil {
+				s += fmt.Sprintf(" uid %d", *k.UID)
+			}
 		}
 		list = append(list, s)
 	}
@@ -131,6 +134,7 @@ func testWays(t *testing.T) {
 	a.must(order{Do: "flock", Path: "/run/w/flock"})
 	a.must(order{Do: "ofd", Path: "/run/w/ofd"})
 	a.must(order{Do: "posix", Path: "/run/w/posix"})
+	a.must(order{Do: "open", Path: "/run/w/posix", Flags: os.O_RDWR})
 	a.must(order{Do: "chdir", Path: "/run/w/dir"})
 	must(t, os.Rename("/run/w/read", "/run/w/renamed"))
 	must(t, os.Link("/run/w/both", "/run/w/linked"))
@@ -162,7 +166,7 @@ func testWays(t *testing.T) {
 		want(t, x, o["mapr"], line("mapped r"))
 		want(t, x, o["flock"], line("open rw"), line("locked rw FLOCK"))
 		want(t, x, o["ofd"], line("open rw"), line("locked rw OFDLCK"))
-		want(t, x, o["posix"], line("open rw"), line("locked rw POSIX"))
+		want(t, x, o["posix"], line("open rw +1"), line("locked rw POSIX"))
 		want(t, x, o["dir"], line("cwd"))
 		want(t, x, o["idle"])
 		var deleted []ID

@@ -2,9 +2,7 @@ package fuser
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -14,30 +12,21 @@ import (
 
 // locks adds the locks that no descriptor showed: those of processes whose
 // descriptors we may not see, and of nobody whom we see.
-func (s *scan) locks() {
-	text, err := s.proc.ReadFile("locks")
-	if errors.Is(err, fs.ErrNotExist) {
-		return // a kernel without file locks
+func (s *scan) locks() error {
+	held, why, err := locks.Read(s.proc, func(l *locks.Lock) bool { return len(s.inodes(l)) > 0 })
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // a kernel without file locks
+		return nil
+	case ours(err):
+		return err
+	case err != nil:
+		why = "/proc/locks cannot be read: " + err.Error()
 	}
-	if err != nil {
-		s.unseen.locks = fmt.Sprintf("/proc/locks cannot be read: %v", err)
-		return
-	}
-	for line := range strings.Lines(string(text)) {
-		l, err := locks.Parse(line)
-		if err != nil {
-			s.unseen.locks = fmt.Sprintf("/proc/locks has a line that we do not know: %v", err)
-			continue
-		}
-		if l.Waiting {
-			continue
-		}
-		for _, id := range s.inodes(linux.Makedev(l.Major, l.Minor), l.Ino) {
-			if s.shown(id, l) {
-				continue
-			}
+	s.unseen.locks = why
+	for _, l := range held {
+		for _, id := range s.inodes(&l) {
 			st, alive := s.comms[l.PID]
-			if st.PID == s.proc.Self() && alive && !s.opts.Self {
+			if s.shown(id, l) || alive && l.PID == s.proc.Self() && !s.opts.Self {
 				continue
 			}
 			u := Use{How: Locked, FD: -1, Lock: &l}
@@ -47,18 +36,21 @@ func (s *scan) locks() {
 			s.add(entry{Node{ID: id, Mode: syscall.S_IFREG}, u})
 		}
 	}
+	return nil
 }
 
-// inodes are those asked about that the kernel's own numbers may mean.
-func (s *scan) inodes(super, number uint64) (list []ID) {
+// inodes are those asked about that the lock may be of, by the kernel's own
+// numbers.
+func (s *scan) inodes(l *locks.Lock) (list []ID) {
+	super := linux.Makedev(l.Major, l.Minor)
 	for id, o := range s.index.objects {
-		if o.Super == super && (o.Number == number || o.Number == 0 && o.Ino == number) {
+		if o.Super == super && (o.Number == l.Ino || o.Number == 0 && o.Ino == l.Ino) {
 			return []ID{id}
 		}
 	}
 	for i := range s.devices {
-		if d := &s.devices[i]; d.Super == super && s.wants(d.Stat, number) {
-			id := ID{d.Stat, number}
+		if d := &s.devices[i]; d.Super == super && s.wants(d.Stat, l.Ino) {
+			id := ID{d.Stat, l.Ino}
 			if s.index.nodes[id] != nil {
 				return []ID{id}
 			}

@@ -62,19 +62,21 @@ type mappedFile struct {
 
 // mappings looks for files that are mapped, open or not. Several mappings of one
 // file are one use.
-func (t *task) mappings() bool {
+func (t *task) mappings() {
 	if !t.enter(spot{t.n, t.thread, atProcess, 1}) {
 		t.hangs++
-		return true
+		return
 	}
 	text, err := t.dir.Append(t.text[:0], "maps")
 	t.text = text[:0]
 	switch {
 	case t.stopped():
-		return false
+		return
 	case err != nil:
 		t.fail(err)
-		return t.err == nil && !t.denied
+		return
+	case len(text) == 0:
+		t.ended = true // whoever lives has some; this is the last that is looked at
 	}
 	var seen map[mappedFile]bool
 	for line := range bytes.Lines(text) {
@@ -91,10 +93,9 @@ func (t *task) mappings() bool {
 		}
 		seen[key] = true
 		if !t.mapping(&m) {
-			return false
+			return
 		}
 	}
-	return true
 }
 
 // maybe reports whether a mapping may be of a file that is asked about.

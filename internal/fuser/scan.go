@@ -28,6 +28,8 @@ type scan struct {
 	nsfs    uint64      // device of net:[N]
 	kcmp    bool        // numbers of processes are ours to give to kcmp(2)
 	unseen  unseen
+	// vanished says that in this round a process ended before all of it was seen.
+	vanished bool
 
 	comms   map[int]process.Stat
 	holders map[uint32][]holder // of sockets, by their inode
@@ -59,6 +61,7 @@ func newScan(p *process.Proc, o Options) (*scan, error) {
 	if o.Patience <= 0 {
 		o.Patience = time.Second
 	}
+	o.Patience = max(o.Patience, 10*time.Millisecond)
 	s := &scan{proc: p, opts: o, comms: map[int]process.Stat{}, holders: map[uint32][]holder{}, netns: map[uint64]netns{}}
 	s.index = &Index{uses: map[ID][]Use{}, nodes: map[ID]*Node{}, sockets: map[superIno][]Use{}, objects: map[ID]Object{}}
 	for _, d := range o.Devices {
@@ -202,22 +205,24 @@ func (s *scan) given(dev uint64) bool {
 	return slices.ContainsFunc(s.opts.Devices, func(d Device) bool { return d.Stat == dev })
 }
 
-// rounds bounds how often the list of processes is made anew for those that were
-// forked meanwhile: they may have what their parent had when it was not looked at.
-const rounds = 4
+// rounds bounds how often the list of processes is made anew.
+const rounds = 32
 
-// processes looks at all of them.
+// processes looks at all of them. One that ended before it was looked at may have
+// left what it had to a child that it forked when the list was made already: then
+// there is another round, for those who were not there before.
 func (s *scan) processes(ctx context.Context) error {
 	for range rounds {
+		s.vanished = false
 		fresh, err := s.newcomers()
 		if err != nil {
 			return err
 		}
-		if len(fresh) == 0 {
-			return nil
-		}
 		if err := s.look(ctx, fresh); err != nil {
 			return err
+		}
+		if !s.vanished {
+			return nil
 		}
 	}
 	s.unseen.churn = true
@@ -242,13 +247,23 @@ func (s *scan) newcomers() ([]process.Stat, error) {
 			continue
 		}
 		var st process.Stat
-		if st, buf, err = top.Stat(pid, buf); process.Gone(err) {
+		switch st, buf, err = top.Stat(pid, buf); {
+		case process.Gone(err):
+			s.vanished = true
 			continue
-		} else if err != nil {
+		case refused(err): // hidepid=1 shows that it is there, and no more
+			s.comms[pid] = process.Stat{PID: pid}
+			s.unseen.denied++
+			continue
+		case err != nil:
 			return nil, err
 		}
 		s.comms[pid] = st
-		if st.Kernel() || st.Dead() || pid == s.proc.Self() && !s.opts.Self {
+		if st.Dead() {
+			s.vanished = true
+			continue
+		}
+		if st.Kernel() || pid == s.proc.Self() && !s.opts.Self {
 			continue
 		}
 		fresh = append(fresh, st)
@@ -406,32 +421,33 @@ func (s *scan) merge(f *found) {
 			s.netns[ns] = netns{link: link}
 		}
 	}
+	s.vanished = s.vanished || f.ended
 	s.unseen.merge(f)
 }
 
-// add notes a use, as one with the last where they differ in the descriptor alone.
+// add notes a use.
 func (s *scan) add(e entry) {
 	id := e.node.ID
 	if n := s.index.nodes[id]; n == nil {
 		s.index.nodes[id] = &e.node
 	} else if !n.Known && e.node.Known {
-		e.node.Path = n.Path
 		*n = e.node
 	}
 	s.index.uses[id] = appendUse(s.index.uses[id], e.use)
 }
 
+// appendUse tells descriptors of one process as one where nothing else tells them
+// apart. They are close to each other in the list.
 func appendUse(list []Use, u Use) []Use {
-	if u.Lock != nil && u.Lock.Kind == locks.POSIX {
-		// It is the process's, and every descriptor of the file shows it.
-		if slices.ContainsFunc(list, func(o Use) bool { return o.PID == u.PID && o.Lock != nil && *o.Lock == *u.Lock }) {
-			return list
-		}
-	}
-	if n := len(list); n > 0 && u.Lock == nil {
-		last := &list[n-1]
-		if last.PID == u.PID && last.Thread == u.Thread && last.How == u.How && last.Access == u.Access {
-			last.More++
+	for i := len(list) - 1; i >= max(0, len(list)-16) && list[i].PID == u.PID; i-- {
+		switch o := &list[i]; {
+		case o.Thread != u.Thread || o.How != u.How:
+		case u.Lock != nil:
+			if u.Lock.Kind == locks.POSIX && *o.Lock == *u.Lock {
+				return list // it is the process's: every descriptor of the file shows it
+			}
+		case o.Access == u.Access:
+			o.More++
 			return list
 		}
 	}

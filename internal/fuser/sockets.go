@@ -207,6 +207,9 @@ func (t *socketTable) wantsSocket(super uint64, ino uint32) bool {
 // see.
 func (t *socketTable) hold(key superIno, how How, k *socket) {
 	info := &Socket{Type: socketType(&k.Socket), Ino: k.Ino, Name: k.Name, Queue: k.Queue, Backlog: k.Backlog, NetNS: k.netns}
+	if k.UID.Known {
+		info.UID = &k.UID.ID
+	}
 	holders := t.holders[k.Ino]
 	for _, h := range holders {
 		t.note(key, Use{Process: process.Process{PID: h.st.PID, Comm: h.st.Comm}, Start: h.st.Start,

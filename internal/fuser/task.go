@@ -20,6 +20,7 @@ type found struct {
 	sockets map[uint32][]holder
 	netns   map[uint64]string // a link through which it can be entered
 
+	ended    bool // it ended before all was seen
 	denied   bool // by the kernel: the process is another user's
 	hangs    int  // what was left out because it would hang
 	threads  int  // whose descriptors were not looked at
@@ -45,10 +46,12 @@ func (w *worker) process(f *found, n int) {
 	if !t.directories(true) || !t.descriptors() {
 		return
 	}
-	if !t.mappings() || f.st.Threads <= 1 {
-		return
+	if f.st.Threads > 1 {
+		t.threads()
 	}
-	t.threads()
+	if f.err == nil && !t.stopped() {
+		t.mappings()
+	}
 }
 
 // fail notes why something of a process cannot be seen. What is gone holds
@@ -56,6 +59,7 @@ func (w *worker) process(f *found, n int) {
 func (f *found) fail(err error) {
 	switch {
 	case process.Gone(err):
+		f.ended = true
 	case ours(err):
 		f.err = err
 	default:
@@ -176,7 +180,10 @@ func (t *task) network(id uint64, link string) {
 
 // descriptors looks at all of the task's descriptors.
 func (t *task) descriptors() bool {
-	t.enter(spot{t.n, t.thread, atProcess, 0})
+	if !t.enter(spot{t.n, t.thread, atProcess, 0}) {
+		t.hangs++
+		return true
+	}
 	d, err := t.dir.Dir("fd")
 	if err != nil {
 		t.fail(err)

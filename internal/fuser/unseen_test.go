@@ -54,18 +54,20 @@ func TestOrdinaryUser(t *testing.T) {
 		if n != 1 || len(r.Incomplete) > 4 {
 			t.Errorf("%q", r.Incomplete)
 		}
-		if r := eye.must(order{Do: "scan", Path: "/run/theirs"}); !slices.Equal(r.Users, []string{"0 listening stream 0/3"}) {
+		if r := eye.must(order{Do: "scan", Path: "/run/theirs"}); !slices.Equal(r.Users, []string{"0 listening stream 0/3 uid 0"}) {
 			t.Errorf("%q", r.Users)
 		}
-		if r := eye.must(order{Do: "scan", Path: "/run/mine"}); !slices.Equal(r.Users, []string{fmt.Sprintf("%d listening stream 0/3", mine.pid)}) {
+		if r := eye.must(order{Do: "scan", Path: "/run/mine"}); !slices.Equal(r.Users, []string{fmt.Sprintf("%d listening stream 0/3 uid 1000", mine.pid)}) {
 			t.Errorf("%q", r.Users)
 		}
 
-		must(t, linux.Mount("proc", "/proc", "proc", 0, "hidepid=2"))
-		defer linux.Unmount("/proc", syscall.MNT_DETACH)
-		r = eye.must(order{Do: "scan", Path: "/run/file"})
-		if !mentions(r.Incomplete, "hidepid") || !slices.Contains(r.Users, fmt.Sprintf("%d open r", mine.pid)) {
-			t.Errorf("%q %q", r.Users, r.Incomplete)
+		for _, option := range []string{"hidepid=1", "hidepid=2"} {
+			must(t, linux.Mount("proc", "/proc", "proc", 0, option))
+			defer linux.Unmount("/proc", syscall.MNT_DETACH)
+			r = eye.must(order{Do: "scan", Path: "/run/file"})
+			if !mentions(r.Incomplete, "hidepid") || !slices.Contains(r.Users, fmt.Sprintf("%d open r", mine.pid)) || len(r.Users) != 2 {
+				t.Errorf("%s: %q %q", option, r.Users, r.Incomplete)
+			}
 		}
 	})
 }

@@ -95,11 +95,13 @@ func TestOrdinaryUser(t *testing.T) {
 				t.Errorf("%+v", n)
 			}
 		}
-		must(t, linux.Mount("proc", "/proc", "proc", 0, "hidepid=2"))
-		defer linux.Unmount("/proc", syscall.MNT_DETACH)
-		s = eye(t, "/run/app/file", 1000)
-		if got := text(s.Places); got != "/run/app/file confirmed own\n" || !mentions(s.Incomplete, "hidepid") {
-			t.Errorf("%s%q %s", got, s.Incomplete, s.Err)
+		for _, option := range []string{"hidepid=1", "hidepid=2"} {
+			must(t, linux.Mount("proc", "/proc", "proc", 0, option))
+			defer linux.Unmount("/proc", syscall.MNT_DETACH)
+			s = eye(t, "/run/app/file", 1000)
+			if got := text(s.Places); got != "/run/app/file confirmed own\n" || !mentions(s.Incomplete, "hidepid") {
+				t.Errorf("%s: %s%q %s", option, got, s.Incomplete, s.Err)
+			}
 		}
 	})
 }

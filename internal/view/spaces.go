@@ -142,13 +142,12 @@ func readOnly(options string) bool {
 
 // inhabited finds the namespaces of all processes.
 func (v *Views) inhabited(ctx context.Context, own *space) error {
-	list, err := v.proc.Processes()
+	list, denied, err := v.proc.Visible()
 	if err != nil {
 		return err
 	}
 	byID := map[uint64]*space{own.ID: own}
 	byMount := map[string]*space{} // of namespaces whose number we may not see
-	denied := 0
 	for _, st := range list {
 		if err := ctx.Err(); err != nil {
 			return err

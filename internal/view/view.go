@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -30,14 +31,19 @@ type Target struct {
 // name any more.
 func TargetOf(p *process.Proc, fd int) (Target, error) {
 	var t Target
-	var st syscall.Stat_t
-	if err := linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
+	d, err := p.Dir("self/fd")
+	if err != nil {
 		return t, err
 	}
-	t.Dev, t.Ino = uint64(st.Dev), st.Ino
-	if st.Nlink == 0 {
+	defer d.Close()
+	n, err := d.Inode(strconv.Itoa(fd))
+	if err != nil {
+		return t, err
+	}
+	if n.Nlink == 0 {
 		return t, fmt.Errorf("it has no name any more: %w", syscall.ENOENT)
 	}
+	t.Dev, t.Ino = n.Dev, n.Ino
 	id, err := p.MountID(fd)
 	if err != nil {
 		return t, err
@@ -45,6 +51,9 @@ func TargetOf(p *process.Proc, fd int) (Target, error) {
 	name, err := p.FdPath(fd)
 	if err != nil {
 		return t, err
+	}
+	if strings.HasSuffix(name, " (deleted)") && !leads(name, n) {
+		return t, fmt.Errorf("the name by which it was opened is gone: %w", syscall.ENOENT)
 	}
 	text, err := p.MountInfo(false)
 	if err != nil {
@@ -61,6 +70,14 @@ func TargetOf(p *process.Proc, fd int) (Target, error) {
 	t.Major, t.Minor = m.Major, m.Minor
 	t.Path = path.Join(m.Root, strings.TrimPrefix(name, strings.TrimSuffix(m.Point, "/")))
 	return t, nil
+}
+
+// leads reports whether the inode really has a name that ends as the kernel's names
+// of deleted files do.
+func leads(name string, n process.Inode) bool {
+	var sx linux.StatxT
+	err := linux.Statx(linux.AT_FDCWD, name, linux.AT_SYMLINK_NOFOLLOW|linux.AT_NO_AUTOMOUNT|linux.AT_STATX_DONT_SYNC, linux.STATX_INO, &sx)
+	return err == nil && sx.Ino == n.Ino && linux.Makedev(sx.Dev_major, sx.Dev_minor) == n.Dev
 }
 
 // Namespace is a mount namespace, or a part of one that processes were locked into

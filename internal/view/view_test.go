@@ -2,7 +2,7 @@ package view
 
 import (
 	"bufio"
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,7 +131,29 @@ func testReach(t *testing.T) {
 	if ns := places[1].Namespaces; len(ns) != 2 || len(ns[0].Processes) != 1 || ns[0].Processes[0].PID != same || ns[0].ID == 0 {
 		t.Errorf("%+v", places[1])
 	}
-	if _, err := Open(context.Background(), p); err != nil {
-		t.Error(err)
-	}
+}
+
+// A name that looks deleted and is there, one that is gone with another left, and a
+// file without any.
+func TestTargetOf(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		p, err := process.Open()
+		must(t, err)
+		defer p.Close()
+		must(t, os.WriteFile("/run/odd (deleted)", nil, 0o644))
+		if tg := target(t, p, "/run/odd (deleted)"); tg.Path != "/odd (deleted)" {
+			t.Errorf("%+v", tg)
+		}
+		must(t, os.WriteFile("/run/a", nil, 0o644))
+		must(t, os.Link("/run/a", "/run/b"))
+		fd, err := linux.Openat(linux.AT_FDCWD, "/run/a", linux.O_PATH, 0)
+		must(t, err)
+		defer linux.Close(fd)
+		for _, name := range []string{"/run/a", "/run/b"} {
+			must(t, os.Remove(name))
+			if tg, err := TargetOf(p, fd); !errors.Is(err, syscall.ENOENT) {
+				t.Errorf("%+v %v", tg, err)
+			}
+		}
+	})
 }
