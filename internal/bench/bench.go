@@ -92,6 +92,8 @@ type Case struct {
 	// MaxOver is by how much ours may take longer than the first peer, 0 for no
 	// limit.
 	MaxOver time.Duration
+	// MaxTime is how long ours may take, as the median; 0 for no limit.
+	MaxTime time.Duration
 	// MaxMemory is the peak memory in bytes that ours may have, 0 for no limit.
 	MaxMemory int64
 }
@@ -137,6 +139,9 @@ func (r *Result) Misses() []string {
 	}
 	if over := r.over(); r.Case.MaxOver > 0 && over > r.Case.MaxOver {
 		m = append(m, fmt.Sprintf("%s: %s longer than %s, promised is %s", r.Case.Name, formatTime(over), r.Samples[1].Name, formatTime(r.Case.MaxOver)))
+	}
+	if took := r.Samples[0].Median(); r.Case.MaxTime > 0 && took > r.Case.MaxTime {
+		m = append(m, fmt.Sprintf("%s: %s, promised is %s", r.Case.Name, formatTime(took), formatTime(r.Case.MaxTime)))
 	}
 	if mem := r.Samples[0].Memory; r.Case.MaxMemory > 0 && mem > r.Case.MaxMemory {
 		m = append(m, fmt.Sprintf("%s: peak memory %s, promised is %s", r.Case.Name, formatBytes(mem), formatBytes(r.Case.MaxMemory)))

@@ -33,6 +33,9 @@ func (b *B) section(name, about string) string {
 			if i == 0 && r.Case.MaxOver > 0 {
 				want = fmt.Sprintf("≤ %s more (is %s)", formatTime(r.Case.MaxOver), formatTime(r.over()))
 			}
+			if i == 0 && r.Case.MaxTime > 0 {
+				want = strings.TrimPrefix(want+", ≤ "+formatTime(r.Case.MaxTime), ", ")
+			}
 			if i == 0 && r.Case.MaxMemory > 0 {
 				want = strings.TrimPrefix(want+", ≤ "+formatBytes(r.Case.MaxMemory), ", ")
 			}

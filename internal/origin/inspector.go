@@ -7,6 +7,7 @@ import (
 	"path"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -37,9 +38,9 @@ type Options struct {
 // time: what one look has read the next uses again, for as long as the Inspector
 // lives.
 type Inspector struct {
-	o     Options
-	root  *inroot.Root
-	judge *stale.Judge
+	o    Options
+	root *inroot.Root
+	boot *stale.Stamp
 	// unseen is what every report cannot tell.
 	unseen []string
 
@@ -78,10 +79,7 @@ func Open(ctx context.Context, o Options) (*Inspector, error) {
 		i.unseen = append(i.unseen, "who uses it, its mount and whether it is stale: "+why)
 		return i, nil
 	}
-	if i.judge, err = stale.New(ctx, stale.Options{Proc: o.Proc, Stamp: i.stamp()}); err != nil {
-		root.Close()
-		return nil, err
-	}
+	i.boot = i.stamp()
 	return i, nil
 }
 
@@ -160,6 +158,7 @@ func (i *Inspector) Look(ctx context.Context, paths ...string) ([]*Report, error
 // session is one look at some paths: it shares one scan of each kind.
 type session struct {
 	*Inspector
+	judge   *stale.Judge // nil without a procfs
 	ctx     context.Context
 	table   *table
 	subject []*subject
@@ -183,6 +182,12 @@ func (i *Inspector) begin(ctx context.Context, deep bool) (*session, error) {
 	s := &session{Inspector: i, ctx: ctx, table: t, deep: deep}
 	if err != nil {
 		s.why = append(s.why, "mounts: "+err.Error())
+	}
+	if i.o.Proc != nil {
+		// One look is of one moment, as far as other processes go.
+		if s.judge, err = stale.New(ctx, stale.Options{Proc: i.o.Proc, Stamp: i.boot, MayBeOld: time.Minute}); err != nil {
+			return nil, err
+		}
 	}
 	return s, ctx.Err()
 }

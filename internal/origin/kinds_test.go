@@ -32,7 +32,7 @@ func aged(t *testing.T, path string) {
 // Every kind of object there is.
 func TestKinds(t *testing.T) {
 	for _, profile := range seccomptest.All {
-		t.Run(string(profile), func(t *testing.T) {
+		t.Run(profile.String(), func(t *testing.T) {
 			nstest.Run(t, nstest.Options{}, func(t *testing.T) {
 				seccomptest.Run(t, profile, kinds)
 			})

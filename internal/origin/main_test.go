@@ -16,6 +16,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		childMain(text)
+	}
 	seccomptest.Setup()
 	nstest.Main(m)
 }

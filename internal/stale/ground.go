@@ -139,6 +139,12 @@ type seen struct {
 
 	layers  []layer
 	layered time.Time
+
+	tables    []foreignTable
+	tablesErr error
+	toured    time.Time
+	around    *surroundings
+	above     *above
 }
 
 // mounts is the mount table, read and parsed again only if a mount came or went.
@@ -329,53 +335,20 @@ func (j *Judge) reached(ctx context.Context, g *ground, o *object) error {
 		g.note(Layer, "%s", why)
 		return nil
 	}
-	err := j.proc.Tables(ctx, func(who process.Process, foreign bool, text []byte) bool {
-		if !foreign {
-			return true
-		}
-		table, err := mounts.ParseText(text)
-		if err != nil {
-			g.ours, g.notOurs = false, err.Error()
-		} else if m := reaches(table, g, o); m != "" {
-			g.ours = false
-			g.notOurs = fmt.Sprintf("process %d (%s) of another PID namespace has it in sight, through its mount on %s", who.PID, who.Comm, m)
-		}
-		return g.ours
-	})
+	why, err := j.inSight(ctx, g, o)
+	if why != "" {
+		g.ours, g.notOurs = false, why
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
+	if err != nil && g.ours {
 		g.ours, g.notOurs = false, err.Error()
 	}
 	if !g.ours {
 		g.note(ForeignNamespace, "%s", g.notOurs)
 	}
 	return nil
-}
-
-// reaches returns the mount point by which a process with this mount table gets
-// at o, "" if it does not.
-func reaches(table []mounts.Mount, g *ground, o *object) string {
-	rooted := false
-	inside, known := insideOf(g)
-	for i := range table {
-		m := &table[i]
-		rooted = rooted || m.Point == "/"
-		if upper(m, g.dir) { // by its name; layer looks for its inode
-			return m.Point
-		}
-		if m.Major != g.mount.Major || m.Minor != g.mount.Minor {
-			continue
-		}
-		if !known || o.st.Nlink > 1 && !o.st.IsDir() || under(inside, m.Root) || m.Root == path.Join(inside, o.name) {
-			return m.Point
-		}
-	}
-	if !rooted {
-		return "/, which its table does not show"
-	}
-	return ""
 }
 
 // insideOf is the path of g's directory within its file system.

@@ -23,8 +23,11 @@ func upper(m *mounts.Mount, dir string) bool {
 // and backslashes of a path, and the kernel then writes those as octal digits
 // (seq_show_option), so that every plain comma ends an option.
 func upperdir(m *mounts.Mount) (string, bool) {
+	if m.FSType != "overlay" {
+		return "", false
+	}
 	text, ok := m.Option("upperdir")
-	if !ok || m.FSType != "overlay" {
+	if !ok {
 		return "", false
 	}
 	once := mounts.Unescape(text)
@@ -57,7 +60,7 @@ func (j *Judge) layers(ctx context.Context, table []mounts.Mount, fresh bool) ([
 	s := &j.seen
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !fresh && !s.layered.IsZero() && time.Since(s.layered) < layersLast {
+	if !fresh && !s.layered.IsZero() && time.Since(s.layered) < max(layersLast, j.opts.MayBeOld) {
 		return s.layers, nil
 	}
 	known := map[string]bool{}
@@ -116,6 +119,35 @@ func (j *Judge) find(l layer, root string, table []mounts.Mount) layer {
 // of the same file seen through the overlay: a socket that is bound there refuses
 // here, a lock that is held there is free here.
 func (j *Judge) layer(ctx context.Context, g *ground, o *object) (string, error) {
+	if o.last || j.opts.MayBeOld == 0 {
+		return j.findLayer(ctx, g, o)
+	}
+	s := &j.seen
+	s.mu.Lock()
+	known := s.above
+	s.mu.Unlock()
+	if known == nil || known.dir != o.dir || known.mount != g.id || time.Since(known.at) > j.opts.MayBeOld {
+		why, err := j.findLayer(ctx, g, o)
+		if err != nil {
+			return "", err
+		}
+		known = &above{o.dir, g.id, time.Now(), why}
+		s.mu.Lock()
+		s.above = known
+		s.mu.Unlock()
+	}
+	return known.why, nil
+}
+
+// above is what layer said of a directory.
+type above struct {
+	dir   *fsat.Dir // held by whoever walks, so that no other has this pointer
+	mount int
+	at    time.Time
+	why   string
+}
+
+func (j *Judge) findLayer(ctx context.Context, g *ground, o *object) (string, error) {
 	if storage(g.dir) {
 		return g.dir + " looks like a layer of a container", nil
 	}

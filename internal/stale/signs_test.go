@@ -103,7 +103,7 @@ func FuzzHostSign(f *testing.F) {
 			t.Errorf("no sign in %q", text)
 		}
 		g := &ground{mount: &table[0], dir: dir}
-		reaches(table, g, &object{name: "x"})
+		surround([]foreignTable{{table: table}}, g, nil).reach(&object{name: "x"})
 		storage(dir)
 		for i := range table {
 			if u, ok := upperdir(&table[i]); ok && len(u) > len(table[i].SuperOptions) {

@@ -146,6 +146,10 @@ type Options struct {
 	// Stamp is the boot stamp of this run, if there is one: without it no start
 	// time is compared with a file's time outside of exclusive ground.
 	Stamp *Stamp
+	// MayBeOld is for walks over many objects: how old the mount tables of other
+	// processes may be that a Look goes by. 0 reads them for each object. Remove
+	// always does.
+	MayBeOld time.Duration
 }
 
 // Stamp is what a boot stamp says, and when it was made.

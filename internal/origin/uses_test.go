@@ -1,0 +1,265 @@
+package origin
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/stale"
+	"github.com/slashrun/slashrun/internal/testenv"
+)
+
+// users are the users of a report: "PID how,how".
+func users(r *Report) []string {
+	var list []string
+	for _, u := range r.UsedBy {
+		list = append(list, fmt.Sprintf("%d %s", u.PID, strings.Join(u.How, ",")))
+	}
+	slices.Sort(list)
+	return list
+}
+
+func wantUsers(t *testing.T, r *Report, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	if got := users(r); !slices.Equal(got, want) {
+		t.Errorf("%s: users %q, want %q; unseen %q", r.Path, got, want, r.Unseen)
+	}
+}
+
+// Who uses what, in every way, alone and in a tree.
+func TestUsers(t *testing.T) {
+	nstest.Run(t, nstest.Options{Net: true}, func(t *testing.T) {
+		must(t, os.MkdirAll("/run/d/sub", 0o755))
+		for _, n := range []string{"open", "lock", "map", "link1", "none"} {
+			must(t, os.WriteFile("/run/d/"+n, make([]byte, 4096), 0o644))
+		}
+		must(t, os.Link("/run/d/link1", "/run/d/link2"))
+		must(t, syscall.Mkfifo("/run/d/fifo", 0o644))
+		pid := start(t, 0, step{"open", "/run/d/open", strconv.Itoa(syscall.O_RDWR)}, step{"flock", "/run/d/lock"}, step{"map", "/run/d/map"}, step{"open", "/run/d/link1", "0"},
+			step{"open", "/run/d/fifo", strconv.Itoa(syscall.O_RDWR)}, step{"cwd", "/run/d/sub"}, step{"listen", "unix", "/run/d/s"}, step{"listen", "unixgram", "/run/d/g"})
+		client := start(t, 0, step{"connect", "unix", "/run/d/s"})
+		// In a network namespace of its own, where sock_diag of ours shows nothing.
+		far := start(t, syscall.CLONE_NEWNET, step{"listen", "unixpacket", "/run/d/far"})
+		must(t, os.Rename("/run/d/far", "/run/d/moved"))
+
+		i := inspector(t, Options{Root: system(t, nil)})
+		tr, err := i.Tree(t.Context(), "/run", nil)
+		must(t, err)
+		rows := map[string]*Report{}
+		for _, r := range tr.Rows {
+			rows[r.Path] = r
+		}
+		me := strconv.Itoa(pid) + " "
+		for name, c := range map[string]struct {
+			users []string
+			v     stale.Verdict
+			p     stale.Proof
+		}{
+			"open":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"lock":  {[]string{me + "locked,open"}, stale.Live, stale.LockHeld},
+			"map":   {[]string{me + "mapped"}, stale.Live, stale.InodeHeld},
+			"link1": {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"link2": {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"fifo":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"sub":   {[]string{me + "cwd"}, stale.Live, stale.InodeHeld},
+			"s":     {[]string{me + "listening", strconv.Itoa(client) + " connecting"}, stale.Live, stale.SocketBound},
+			"g":     {[]string{me + "bound"}, stale.Live, stale.SocketBound},
+			"moved": {[]string{strconv.Itoa(far) + " listening"}, stale.Live, stale.SocketBound},
+			"none":  {nil, stale.CannotTell, stale.WrongType},
+		} {
+			alone := look(t, i, "/run/d/"+name)
+			for how, r := range map[string]*Report{"alone": alone, "tree": rows["/run/d/"+name]} {
+				got := users(r)
+				want := slices.Sorted(slices.Values(c.users))
+				if !slices.Equal(got, want) || r.Verdict != c.v || name != "none" && r.Evidence[len(r.Evidence)-1].Proof != c.p {
+					t.Errorf("%s, %s: %q, %s (%s); want %q, %s", name, how, got, r.Verdict, r.Why(), want, c.v)
+				}
+			}
+			if name == "open" {
+				u := alone.UsedBy[0]
+				if u.Since.IsZero() || u.Comm == "" || !strings.Contains(u.Detail, " rw") || maker(alone) == "" || alone.MadeBy[0].By != ByProcess || alone.MadeBy[0].PID != pid {
+					t.Errorf("%+v, made by %+v", u, alone.MadeBy)
+				}
+			}
+		}
+	})
+}
+
+// Where it can be reached in another mount namespace, and what a bind mount here says.
+func TestReached(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		must(t, os.MkdirAll("/run/d", 0o755))
+		must(t, os.MkdirAll("/run/other", 0o755))
+		must(t, os.WriteFile("/run/d/file", nil, 0o644))
+		listen(t, "unix", "/run/d/s")
+		pid := start(t, syscall.CLONE_NEWNS, step{"private"}, step{"bind", "/run/d", "/run/other"}, step{"read-only", "/run/other"})
+		i := inspector(t, Options{Root: system(t, nil)})
+		for _, name := range []string{"file", "s"} {
+			r := look(t, i, "/run/d/"+name)
+			found := map[string]bool{}
+			for _, p := range r.Reached {
+				for _, n := range p.Namespaces {
+					if len(n.Processes) > 0 && n.Processes[0].PID == pid && p.Confirmed && p.HiddenBy == "" {
+						found[fmt.Sprintf("%s %v", p.Path, p.ReadOnly)] = true
+					}
+				}
+			}
+			if len(found) != 2 || !found["/run/d/"+name+" false"] || !found["/run/other/"+name+" true"] {
+				t.Errorf("%s: %v, %+v", name, found, r.Reached)
+			}
+		}
+	})
+}
+
+// hung mounts a FUSE file system whose daemon takes every request and answers none:
+// whoever asks cannot even be killed. The count is of what was asked.
+func hung(t *testing.T, at string) *atomic.Int64 {
+	t.Helper()
+	testenv.Need(t, testenv.Requirement{What: "FUSE in the kernel", Check: func() error {
+		text, err := os.ReadFile("/proc/filesystems")
+		if err == nil && !strings.Contains(string(text), "\tfuse\n") {
+			err = errors.New("/proc/filesystems does not have it")
+		}
+		return err
+	}})
+	if err := syscall.Mknod("/dev/fuse", syscall.S_IFCHR|0o600, int(linux.Makedev(10, 229))); !errors.Is(err, os.ErrExist) {
+		must(t, err)
+	}
+	dev, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	must(t, err)
+	must(t, os.MkdirAll(at, 0o755))
+	must(t, syscall.Mount("hung", at, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev)))
+	asked := new(atomic.Int64)
+	ready := make(chan struct{})
+	go func() {
+		buf := make([]byte, 1<<17)
+		for {
+			n, err := syscall.Read(dev, buf)
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil || n < 40 {
+				return // unmounted
+			}
+			if opcode := binary.NativeEndian.Uint32(buf[4:]); opcode != 26 { // FUSE_INIT
+				asked.Add(1)
+				continue
+			}
+			out := make([]byte, 16+64) // fuse_out_header, fuse_init_out of linux/fuse.h
+			binary.NativeEndian.PutUint32(out, uint32(len(out)))
+			copy(out[8:16], buf[8:16])
+			binary.NativeEndian.PutUint32(out[16:], 7)
+			binary.NativeEndian.PutUint32(out[20:], 31)
+			binary.NativeEndian.PutUint32(out[36:], 4096)
+			syscall.Write(dev, out)
+			close(ready)
+		}
+	}()
+	<-ready
+	t.Cleanup(func() {
+		syscall.Unmount(at, syscall.MNT_FORCE|syscall.MNT_DETACH) // lets go of whoever waits
+		syscall.Close(dev)
+	})
+	return asked
+}
+
+// A FUSE file system that does not answer is not even asked, whatever leads there.
+func TestHungFUSE(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		for _, profile := range seccomptest.All {
+			t.Run(profile.String(), func(t *testing.T) {
+				seccomptest.Run(t, profile, func(t *testing.T) {
+					dir := "/run/" + filepath.Base(t.TempDir()) + strings.ReplaceAll(profile.String(), "/", "")
+					must(t, os.MkdirAll(dir, 0o755))
+					asked := hung(t, dir+"/hung")
+					must(t, os.Symlink(dir+"/hung/file", dir+"/link"))
+					must(t, os.Symlink(dir+"/hung", dir+"/to-mount"))
+					must(t, os.WriteFile(dir+"/x", nil, 0o644))
+					i := inspector(t, Options{Root: system(t, nil)})
+					r := look(t, i, dir+"/hung")
+					want(t, r, Directory, stale.Live, Mounted)
+					if r.Mount == nil || r.Mount.Type != "fuse" || len(r.Unseen) == 0 {
+						t.Errorf("%+v", r)
+					}
+					for _, p := range []string{"hung/file", "hung/a/b/", "to-mount/x"} {
+						if r := look(t, i, dir+"/"+p); r.Err() == nil || !strings.Contains(r.Error, "it was not asked") {
+							t.Errorf("%s: %q", p, r.Error)
+						}
+					}
+					if r := look(t, i, dir+"/link"); r.Link == nil || !strings.Contains(r.Link.Broken, "not asked") {
+						t.Errorf("%+v", r.Link)
+					}
+					tr, err := i.Tree(t.Context(), dir, nil)
+					must(t, err)
+					if len(tr.Rows) != 4 || len(tr.NotEntered) != 1 || tr.NotEntered[0].Path != dir+"/hung" {
+						t.Errorf("%d rows, %+v", len(tr.Rows), tr.NotEntered)
+					}
+					if _, err := i.Tree(t.Context(), dir+"/hung", nil); err == nil {
+						t.Error("listed")
+					}
+					if i.IsDirectory(dir + "/hung") {
+						t.Error("a directory to be listed")
+					}
+					if n := asked.Load(); n != 0 {
+						t.Errorf("the daemon was asked %d times", n)
+					}
+				})
+			})
+		}
+	})
+}
+
+// A /run of 100,000 entries, each with the right verdict.
+func TestHundredThousand(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: makes 100,000 files")
+	}
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		const dirs, files = 980, 100
+		must(t, os.MkdirAll("/run/sock", 0o755))
+		made := 1
+		for n := range 1000 {
+			if n%2 == 0 {
+				orphan(t, "unix", fmt.Sprintf("/run/sock/%d", n))
+			} else {
+				listen(t, "unix", fmt.Sprintf("/run/sock/%d", n))
+			}
+			made++
+		}
+		aged(t, "/run/sock/998")
+		for d := range dirs {
+			dir := fmt.Sprintf("/run/d%d", d)
+			must(t, os.Mkdir(dir, 0o755))
+			for f := range files {
+				must(t, os.WriteFile(fmt.Sprintf("%s/f%d", dir, f), nil, 0o644))
+			}
+			made += 1 + files
+		}
+		pid := start(t, 0, step{"open", "/run/d77/f77", "0"})
+		i := inspector(t, Options{Root: system(t, nil)})
+		ticks := 0
+		tr, err := i.Tree(t.Context(), "/run", func(int) { ticks++ })
+		must(t, err)
+		if len(tr.Rows) != made || tr.Stale != 500 || tr.Live != 501 || ticks == 0 {
+			t.Errorf("%d rows of %d, %d stale, %d live", len(tr.Rows), made, tr.Stale, tr.Live)
+		}
+		for _, r := range tr.Rows {
+			if r.Path == "/run/d77/f77" {
+				wantUsers(t, r, fmt.Sprint(pid, " open"))
+			}
+		}
+	})
+}
