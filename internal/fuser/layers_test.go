@@ -19,12 +19,32 @@ func TestOverlay(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	nstest.Run(t, nstest.Options{Real: true, Net: true}, func(t *testing.T) {
 		for _, apart := range []bool{false, true} {
-			t.Run(fmt.Sprintf("apart=%v", apart), func(t *testing.T) { testOverlay(t, apart) })
+			t.Run(fmt.Sprintf("apart=%v", apart), func(t *testing.T) { testOverlay(t, apart, "") })
 		}
 	})
 }
 
-func testOverlay(t *testing.T, apart bool) {
+// In a user namespace the links of the mappings cannot be followed.
+func TestOverlayWithoutPrivileges(t *testing.T) {
+	nstest.Run(t, nstest.Options{Net: true}, func(t *testing.T) {
+		testenv.Need(t, testenv.Requirement{What: "overlayfs on tmpfs in a user namespace (Linux 6.6)", Check: func() error {
+			dir := t.TempDir()
+			for _, name := range []string{"l", "u", "w", "m"} {
+				must(t, os.Mkdir(dir+"/"+name, 0o755))
+			}
+			err := linux.Mount("none", dir+"/m", "overlay", 0, fmt.Sprintf("lowerdir=%s/l,upperdir=%s/u,workdir=%s/w,userxattr", dir, dir, dir))
+			if err == nil {
+				linux.Unmount(dir+"/m", syscall.MNT_DETACH)
+			}
+			return err
+		}})
+		for _, apart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("apart=%v", apart), func(t *testing.T) { testOverlay(t, apart, ",userxattr") })
+		}
+	})
+}
+
+func testOverlay(t *testing.T, apart bool, options string) {
 	p := openProc(t)
 	dir := t.TempDir()
 	for _, name := range []string{"lower", "up", "merged"} {
@@ -44,7 +64,7 @@ func testOverlay(t *testing.T, apart bool) {
 	must(t, os.Mkdir(dir+"/up/upper", 0o755))
 	must(t, os.Mkdir(dir+"/up/work", 0o755))
 	at := dir + "/merged"
-	must(t, linux.Mount("none", at, "overlay", 0, fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/up/upper,workdir=%s/up/work", dir, dir, dir)))
+	must(t, linux.Mount("none", at, "overlay", 0, fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/up/upper,workdir=%s/up/work", dir, dir, dir)+options))
 	defer linux.Unmount(at, syscall.MNT_DETACH)
 
 	a := start(t)
@@ -91,7 +111,7 @@ func TestOldKernel(t *testing.T) {
 	}
 	vmtest.Run(t, vmtest.Options{Kernel: vmtest.Bookworm, Modules: []string{"overlay", "fuse"}}, func(t *testing.T) {
 		t.Run("ways", testWays)
-		t.Run("overlay", func(t *testing.T) { testOverlay(t, true) })
+		t.Run("overlay", func(t *testing.T) { testOverlay(t, true, "") })
 		t.Run("hung", testHung)
 		t.Run("no unix_diag", func(t *testing.T) {
 			a := start(t)

@@ -118,7 +118,7 @@ func (t *task) mapping(m *mapping) bool {
 			hidden = true
 		case d.Super == super && t.wants(d.Stat, m.ino):
 			t.mapped(m, d.Stat)
-			return true
+			return !t.stopped()
 		}
 	}
 	if !hidden {
@@ -146,6 +146,9 @@ func (t *task) mapping(m *mapping) bool {
 // mapped notes a mapping of the inode of that device.
 func (t *task) mapped(m *mapping, dev uint64) {
 	n, err := t.mappedNode(m)
+	if t.stopped() {
+		return
+	}
 	if err != nil || n.Dev != dev || n.Ino != m.ino {
 		// It takes privileges to follow the link. What maps says is enough.
 		t.noteMapping(m, process.Inode{Dev: dev, Ino: m.ino})

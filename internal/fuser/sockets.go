@@ -3,6 +3,7 @@ package fuser
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,30 +109,52 @@ func (s *scan) mountedNetworks() {
 		return
 	}
 	for i := range table {
-		if m := &table[i]; m.FSType == "nsfs" && strings.HasPrefix(m.Root, "net:") {
-			id := process.NamespaceID(m.Root)
-			if _, ok := s.netns[id]; !ok && id != 0 {
-				s.netns[id] = netns{mount: m.Point}
-			}
+		m := &table[i]
+		if m.FSType != "nsfs" || !strings.HasPrefix(m.Root, "net:") || !reachable(table, m.Point) {
+			continue
+		}
+		if id := process.NamespaceID(m.Root); id != 0 {
+			n := s.netns[id]
+			n.mount = m.Point
+			s.netns[id] = n
 		}
 	}
 }
 
+// reachable reports whether no file system on the way to a path can keep us
+// waiting.
+func reachable(table []mounts.Mount, path string) bool {
+	return !slices.ContainsFunc(table, func(m mounts.Mount) bool {
+		return under(path, m.Point) && m.FSType != "nsfs" && (!mounts.Local(m.FSType) || strings.HasPrefix(m.FSType, "fuse"))
+	})
+}
+
 // dumpIn lists the sockets of another network namespace.
 func (s *scan) dumpIn(id uint64) ([]sockdiag.Socket, error) {
-	n := s.netns[id]
-	var fd int
-	var err error
-	if n.mount != "" {
-		fd, err = linux.Openat(linux.AT_FDCWD, n.mount, linux.O_RDONLY|linux.O_NONBLOCK|linux.O_NOFOLLOW, 0)
-	} else {
-		fd, err = s.proc.OpenLink(n.link)
-	}
+	fd, err := s.enter(id)
 	if err != nil {
 		return nil, err
 	}
 	defer linux.Close(fd)
 	return sockdiag.DumpIn(fd)
+}
+
+// enter opens a network namespace by whichever way still leads there.
+func (s *scan) enter(id uint64) (fd int, err error) {
+	n := s.netns[id]
+	err = fs.ErrNotExist
+	for _, link := range n.links {
+		now, e := s.proc.Readlink(link)
+		if e == nil && process.NamespaceID(now) == id {
+			if fd, err = s.proc.OpenLink(link); err == nil {
+				return fd, nil
+			}
+		}
+	}
+	if n.mount != "" {
+		return linux.Openat(linux.AT_FDCWD, n.mount, linux.O_RDONLY|linux.O_NONBLOCK|linux.O_NOFOLLOW, 0)
+	}
+	return -1, err
 }
 
 // socketTable is all sockets.

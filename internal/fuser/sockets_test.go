@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 )
 
@@ -117,6 +118,15 @@ func testNetworks(t *testing.T) {
 	ns := server.must(order{Do: "open", Path: "/proc/self/ns/net"})
 	server.must(order{Do: "unshare", Flags: syscall.CLONE_NEWNET})
 	want(t, scanFor(t, p, opts), o, all...)
+
+	// A mount keeps it, as "ip netns" makes one.
+	must(t, os.WriteFile("/run/ns", nil, 0o644))
+	must(t, linux.Mount(fmt.Sprintf("/proc/%d/fd/%d", server.pid, ns.FD), "/run/ns", "", syscall.MS_BIND, ""))
+	server.must(order{Do: "close", FD: ns.FD})
+	x = scanFor(t, p, opts)
+	want(t, x, o, all...)
+	ns = server.must(order{Do: "open", Path: "/run/ns"})
+	must(t, linux.Unmount("/run/ns", syscall.MNT_DETACH))
 
 	// And now nothing but the sockets.
 	server.must(order{Do: "close", FD: ns.FD})

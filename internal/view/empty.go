@@ -51,7 +51,7 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if known[id] {
+		if known[id] || slices.ContainsFunc(own.chain(point), func(m *linux.MountStatus) bool { return !answers(m.FSType) }) {
 			continue
 		}
 		if err := v.enter(id, point); fatal(err) {
