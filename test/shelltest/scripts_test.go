@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -216,6 +217,16 @@ func TestService(t *testing.T) {
 		w.until("it is up", func() bool { return strings.HasSuffix(w.signals(), "deaf") })
 		w.wantWith(0, []string{"STOP_WAIT=0"}, "service", "stop", "/run/food.pid")
 		w.until("it is killed", func() bool { return w.start(nil, nil, "service", "status", "/run/food.pid").wait() == 3 })
+
+		// One that leaves a process, which has the lock.
+		w.want(0, "service", "start", "/run/food.pid", "sh", "-c", "trap 'exit 0' TERM; sleep 1000 & echo left >>/tmp/signals; while :; do wait; done")
+		w.until("it is up", func() bool { return strings.HasSuffix(w.signals(), "left") })
+		r := w.wantWith(1, []string{"STOP_WAIT=0"}, "service", "stop", "/run/food.pid")
+		if !regexp.MustCompile(`(?m)^sleep .* /run/food.pid$`).MatchString(r.stderr()) {
+			t.Errorf("who is left is not said: %q", r.stderr())
+		}
+		w.want(0, "sh", "-c", "kill $(slashrun lock list --json /run/food.pid | grep '\"pid\"' | tr -dc '0-9\\n')")
+		w.until("it has ended", func() bool { return w.start(nil, nil, "service", "status", "/run/food.pid").wait() == 3 })
 
 		// One that does not come up.
 		must(t, os.Remove("/tmp/signals"))
