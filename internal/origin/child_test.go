@@ -64,7 +64,7 @@ func childMain(text string) {
 	}
 	fmt.Println("ready")
 	os.Stdin.Read(make([]byte, 1))
-	os.Exit(len(keep) & 0)
+	os.Exit(min(len(keep), 0))
 }
 
 func (s step) do() (any, error) {
