@@ -80,7 +80,10 @@ func (r *whyRun) object(w *bufio.Writer, o *origin.Report) {
 	r.since(w, o)
 	r.place(w, o)
 	for _, why := range o.Unseen {
-		r.field(w, "unseen", "%s", Quote(why))
+		if !r.told[why] { // most is true of all paths: it is said once
+			r.told[why] = true
+			r.field(w, "unseen", "%s", Quote(why))
+		}
 	}
 	if o.Link != nil && o.Link.Report != nil {
 		w.WriteByte('\n')

@@ -171,9 +171,9 @@ func (s *session) member(u fuser.Use, known map[int]User) User {
 func detail(u *fuser.Use) string {
 	switch {
 	case u.Socket != nil && u.How == fuser.Listening:
-		text := fmt.Sprintf("%d of %d connections wait", u.Socket.Queue, u.Socket.Backlog+1)
+		text := fmt.Sprintf("queue %d, backlog %d", u.Socket.Queue, u.Socket.Backlog)
 		if u.Socket.Full() {
-			text += ", so the next one has to wait as well"
+			text += ": full, it is busy or hangs"
 		}
 		if u.Socket.NetNS != 0 {
 			text += fmt.Sprintf(", in network namespace %d", u.Socket.NetNS)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
@@ -259,6 +261,85 @@ func TestHundredThousand(t *testing.T) {
 		for _, r := range tr.Rows {
 			if r.Path == "/run/d77/f77" {
 				wantUsers(t, r, fmt.Sprint(pid, " open"))
+			}
+		}
+	})
+}
+
+// An automount is not triggered, neither by its own path nor by one below it: its
+// daemon hears nothing.
+func TestAutofs(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		testenv.Need(t, testenv.Requirement{What: "autofs in the kernel", Check: func() error {
+			text, err := os.ReadFile("/proc/filesystems")
+			if err == nil && !strings.Contains(string(text), "\tautofs\n") {
+				err = errors.New("/proc/filesystems does not have it")
+			}
+			return err
+		}})
+		daemon := exec.Command("sleep", "600") // whose process group is the daemon's
+		daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		must(t, daemon.Start())
+		defer daemon.Wait()
+		defer daemon.Process.Kill()
+		r, w, err := os.Pipe()
+		must(t, err)
+		defer r.Close()
+		for _, kind := range []string{"indirect", "direct"} {
+			at := "/run/tree/" + kind
+			must(t, os.MkdirAll(at, 0o755))
+			must(t, syscall.Mount("auto", at, "autofs", 0, fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,%s", w.Fd(), daemon.Process.Pid, kind)))
+			defer syscall.Unmount(at, syscall.MNT_DETACH)
+		}
+		must(t, w.Close()) // the kernel has its own
+		i := inspector(t, Options{Root: system(t, nil)})
+		for _, kind := range []string{"indirect", "direct"} {
+			want(t, look(t, i, "/run/tree/"+kind), Directory, stale.Live, Mounted)
+			if r := look(t, i, "/run/tree/"+kind+"/some/where"); r.Err() == nil || !strings.Contains(r.Error, "not asked") {
+				t.Errorf("%q", r.Error)
+			}
+		}
+		tr, err := i.Tree(t.Context(), "/run/tree", nil)
+		must(t, err)
+		if len(tr.Rows) != 2 || len(tr.NotEntered) != 2 {
+			t.Errorf("%+v", tr)
+		}
+		must(t, r.SetReadDeadline(time.Now()))
+		if n, err := r.Read(make([]byte, 4096)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the daemon was told %d bytes, %v", n, err)
+		}
+	})
+}
+
+// What lsof(8) lists for a file are the processes that are told here.
+func TestAgainstLsof(t *testing.T) {
+	testenv.Need(t, testenv.Tool("lsof"))
+	lsof, err := testenv.LookTool("lsof")
+	must(t, err)
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		must(t, os.MkdirAll("/run/d/sub", 0o755))
+		for _, n := range []string{"open", "map", "two"} {
+			must(t, os.WriteFile("/run/d/"+n, make([]byte, 4096), 0o644))
+		}
+		must(t, syscall.Mkfifo("/run/d/fifo", 0o644))
+		start(t, 0, step{"open", "/run/d/open", "0"}, step{"map", "/run/d/map"}, step{"open", "/run/d/two", "1"}, step{"open", "/run/d/fifo", "2"}, step{"cwd", "/run/d/sub"}, step{"listen", "unix", "/run/d/s"})
+		start(t, 0, step{"open", "/run/d/two", "0"}, step{"cwd", "/run/d/sub"})
+		i := inspector(t, Options{Root: system(t, nil)})
+		for _, name := range []string{"open", "map", "two", "fifo", "sub", "s"} {
+			out, err := exec.Command(lsof, "-w", "-t", "/run/d/"+name).Output()
+			theirs := strings.Fields(string(out))
+			if err != nil || len(theirs) == 0 {
+				t.Fatalf("lsof %s: %q, %v", name, out, err)
+			}
+			var ours []string
+			for _, u := range look(t, i, "/run/d/"+name).UsedBy {
+				ours = append(ours, strconv.Itoa(u.PID))
+			}
+			slices.Sort(theirs)
+			slices.Sort(ours)
+			if !slices.Equal(theirs, ours) {
+				t.Errorf("%s: lsof %q, ours %q", name, theirs, ours)
 			}
 		}
 	})
