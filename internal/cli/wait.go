@@ -281,6 +281,10 @@ func (r *waitRun) end(rep *condition.Report) int {
 	if code != ExitOK || len(r.command) == 0 {
 		return code
 	}
+	signal.Reset()
+	if sig := r.progress.signal(); sig != 0 { // it came too late for the wait
+		return endBySignal(sig)
+	}
 	err := child.Become(child.Command{Args: r.command, Env: r.env.Environ, Found: r.found})
 	r.env.Errorf("wait: %v", err)
 	var e *child.Error

@@ -74,7 +74,7 @@ func (l *look) unwatched(path string, err error) {
 	}
 	l.blind("%s cannot be watched: %v", path, err)
 	if errors.Is(err, syscall.ENOSPC) {
-		l.f.note = fmt.Sprintf("%s cannot be watched: no inotify watch is left (raise fs.inotify.max_user_watches)", path)
+		l.f.note = "directories cannot be watched: no inotify watch is left (raise fs.inotify.max_user_watches)"
 	}
 }
 
