@@ -92,6 +92,13 @@ func (r *running) idle() {
 	r.sleep = 0
 }
 
+// turns is how often the loop has slept.
+func (r *running) turns() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.slept
+}
+
 // polls returns once the loop has slept n times more.
 func (r *running) polls(n int) {
 	r.t.Helper()

@@ -61,8 +61,8 @@ func (l *look) pidfile(path string) {
 	case st.Verdict == pidfile.Unknown && st.PID > 0: // who else may write there changes without an event
 		l.found(false, poll, "%s", st.Why())
 		l.f.most = unproven
-	default: // a dead process does not come back; the file has to change
-		l.found(false, settle, "%s", st.Why())
+	default: // a dead process does not come back: the file has to change, which is an event
+		l.found(false, told, "%s", st.Why())
 	}
 }
 

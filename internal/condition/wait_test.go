@@ -80,7 +80,7 @@ func TestHundred(t *testing.T) {
 	}
 	r := begin(t, forever(Options{}), texts...)
 	r.idle()
-	before := r.slept
+	before := r.turns()
 	must(t, os.Mkdir(d+"/somebody-else", 0o755)) // is an event, and concerns none
 	must(t, os.WriteFile(d+"/0/x", nil, 0o644))
 	must(t, os.Remove(d+"/0/x"))
@@ -88,8 +88,8 @@ func TestHundred(t *testing.T) {
 	r.idle()
 	r.cancel()
 	<-r.done
-	if r.slept-before > 20 {
-		t.Errorf("turned %d times", r.slept-before)
+	if n := r.turns() - before; n > 20 {
+		t.Errorf("turned %d times", n)
 	}
 	for i, c := range r.report.Conditions {
 		if want := i == 0; c.Holds != want || c.Polled != "" || i > 3 && c.Why == "" {
