@@ -9,8 +9,8 @@ import (
 
 // Plain makes this process one that signals do to what they would do to any that
 // has set no handler: the runtime's handlers, which ignore SIGUSR1 and SIGPIPE and
-// print stacks at SIGQUIT, go. Those of faults stay, and SIGURG, by which the runtime
-// preempts its threads. It is for a program that only waits for a child or a lock
+// print stacks at SIGQUIT, go. Those of faults of ours stay, and SIGURG, by which the
+// runtime preempts its threads. It is for a program that only waits for a child or a lock
 // from now on, and whose end is nothing special; package os/signal does not know
 // of it.
 //
@@ -35,7 +35,7 @@ func (f *Found) Plain() error {
 
 // runtimes are the signals that the runtime needs, those that it has no handler
 // for, and those that nobody can handle.
-var runtimes = unblockable | faults.With(syscall.SIGURG, 32, 33, 34)
+var runtimes = unblockable.With(syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGURG, 32, 33, 34)
 
 // Spawn starts the command as a child and returns its number. The child is in our
 // process group and session and has our descriptors but those that are

@@ -157,7 +157,7 @@ func (r result) same(x result) bool {
 }
 
 // patience is how long a case may take that never waits for long.
-const patience = 30 * time.Second
+const patience = 10 * time.Second
 
 // runCase runs a line of shell with $FLOCK in a fresh directory.
 func runCase(t testing.TB, flock []string, s scene, script string, env ...string) result {
