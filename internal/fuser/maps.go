@@ -171,7 +171,8 @@ func (t *task) mappedNode(m *mapping) (process.Inode, error) {
 }
 
 // byNumber is for whoever may not follow the link: the number alone tells of a
-// file on btrfs, and on an overlay that it may be one.
+// file on btrfs, and of one on an overlay since Linux 6.7; before, that it may be
+// one. Where a file system gives stat(2) several devices, it may be on each.
 func (t *task) byNumber(m *mapping, super uint64) {
 	for i := range t.devices {
 		d := &t.devices[i]
@@ -179,7 +180,6 @@ func (t *task) byNumber(m *mapping, super uint64) {
 		case d.plain || !t.wants(d.Stat, m.ino):
 		case d.Super == super:
 			t.noteMapping(m, process.Inode{Dev: d.Stat, Ino: m.ino})
-			return
 		default:
 			t.found.mappings = true
 		}

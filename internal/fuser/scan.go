@@ -230,8 +230,8 @@ func (s *scan) processes(ctx context.Context) error {
 	return nil
 }
 
-// newcomers reads who is there and was not before.
-func (s *scan) newcomers() ([]process.Stat, error) {
+// newcomers lists who is there and was not before.
+func (s *scan) newcomers() ([]int, error) {
 	top, err := s.proc.Dir(".")
 	if err != nil {
 		return nil, err
@@ -241,39 +241,17 @@ func (s *scan) newcomers() ([]process.Stat, error) {
 	if err != nil {
 		return nil, err
 	}
-	var fresh []process.Stat
-	var buf []byte
-	for _, pid := range pids {
-		if _, ok := s.comms[pid]; ok {
-			continue
-		}
-		var st process.Stat
-		switch st, buf, err = top.Stat(pid, buf); {
-		case process.Gone(err):
-			s.vanished = true
-			continue
-		case refused(err): // hidepid=1 shows that it is there, and no more
-			s.comms[pid] = process.Stat{PID: pid}
-			s.unseen.denied++
-			continue
-		case err != nil:
-			return nil, err
-		}
-		s.comms[pid] = st
-		if st.Dead() {
-			s.vanished = true
-			continue
-		}
-		if st.Kernel() || pid == s.proc.Self() && !s.opts.Self {
-			continue
-		}
-		fresh = append(fresh, st)
-	}
-	return fresh, nil
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		_, known := s.comms[pid]
+		return known || pid == s.proc.Self() && !s.opts.Self
+	}), nil
 }
 
 // merge takes what was found of one process.
 func (s *scan) merge(f *found) {
+	if f.st.PID != 0 {
+		s.comms[f.st.PID] = f.st
+	}
 	for _, e := range f.entries {
 		s.add(e)
 	}

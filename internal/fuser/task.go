@@ -22,6 +22,7 @@ type found struct {
 
 	ended    bool // it ended before all was seen
 	denied   bool // by the kernel: the process is another user's
+	silent   bool // nothing was seen of it, as it does not answer
 	hangs    int  // what was left out because it would hang
 	threads  int  // whose descriptors were not looked at
 	mappings bool // there are some that cannot be compared
@@ -31,6 +32,20 @@ type found struct {
 type entry struct {
 	node Node
 	use  Use
+}
+
+// stat reads who it is.
+func (w *worker) stat(f *found, top *process.Dir, pid int) {
+	var err error
+	f.st, w.text, err = top.Stat(pid, w.text)
+	w.text = w.text[:0]
+	if refused(err) { // hidepid=1 shows that it is there, and no more
+		f.st.PID = pid
+	}
+	if err != nil {
+		f.fail(err)
+	}
+	f.ended = f.ended || f.st.Dead()
 }
 
 // process looks at the n-th process of the list, which may end any time.

@@ -1,16 +1,13 @@
 package fuser
 
-import (
-	"fmt"
-
-	"github.com/slashrun/slashrun/internal/process"
-)
+import "fmt"
 
 // unseen counts what could not be seen.
 type unseen struct {
 	denied   int    // processes
 	hangs    int    // descriptors and directories that would not answer
 	first    string // the first that hung
+	silent   int    // processes
 	givenUp  int    // processes that were not looked at, as too much hung
 	threads  int
 	mappings int // processes
@@ -29,6 +26,9 @@ func (u *unseen) merge(f *found) {
 	if f.denied {
 		u.denied++
 	}
+	if f.silent {
+		u.silent++
+	}
 	u.hangs += f.hangs
 	u.threads += f.threads
 	if f.mappings {
@@ -37,21 +37,10 @@ func (u *unseen) merge(f *found) {
 }
 
 // hang notes who made us wait.
-func (u *unseen) hang(st process.Stat) {
+func (u *unseen) hang(pid int) {
 	if u.first == "" {
-		u.first = fmt.Sprintf("process %d (%s)", st.PID, printable(st.Comm))
+		u.first = fmt.Sprintf("process %d", pid)
 	}
-}
-
-// printable is the name of a process, which may be any bytes.
-func printable(comm string) string {
-	b := []byte(comm)
-	for i, c := range b {
-		if c < ' ' || c > '~' {
-			b[i] = '?'
-		}
-	}
-	return string(b)
 }
 
 // list is what is missing, in words.
@@ -68,6 +57,9 @@ func (u *unseen) list(s *scan) (list []string) {
 	}
 	if u.hangs > 0 {
 		add("%s not answer, or on a file system that does not, the first of %s", does(u.hangs, "descriptor, directory or mapping", "descriptors, directories or mappings"), u.first)
+	}
+	if u.silent > 0 {
+		add("%s not answer, the first is %s", does(u.silent, "process", "processes"), u.first)
 	}
 	if u.givenUp > 0 {
 		add("%s not looked at, as too many files did not answer", were(u.givenUp, "process", "es"))

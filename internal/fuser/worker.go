@@ -58,7 +58,10 @@ const hangs = 8
 // look goes through the list in another goroutine, which is left behind where it
 // hangs: another begins with the same process, and does not touch that again, nor
 // what is on the same mount.
-func (s *scan) look(ctx context.Context, list []process.Stat) error {
+func (s *scan) look(ctx context.Context, list []int) error {
+	if err := process.Timers(); err != nil {
+		return err
+	}
 	skip := map[spot]bool{}
 	var dead []string
 	for next, hung := 0, 0; next < len(list); {
@@ -71,15 +74,14 @@ func (s *scan) look(ctx context.Context, list []process.Stat) error {
 		if !stuck {
 			continue
 		}
-		st := list[at.n]
-		s.unseen.hang(st)
+		s.unseen.hang(list[at.n])
 		if hung++; hung > hangs {
 			s.unseen.givenUp += len(list) - next
 			return nil
 		}
 		skip = maps.Clone(skip) // the one left behind may read the old ones
 		skip[at] = true
-		if point := s.mountOf(at, st); point != "" {
+		if point := s.mountOf(at, list[at.n]); point != "" {
 			dead = append(slices.Clip(dead), point)
 		}
 	}
@@ -88,16 +90,12 @@ func (s *scan) look(ctx context.Context, list []process.Stat) error {
 
 // mountOf is the mount point of what was looked at, if that is on a network file
 // system or FUSE.
-func (s *scan) mountOf(at spot, st process.Stat) (point string) {
-	dir := s.proc.Lively(st)
-	if at.thread != 0 {
-		dir = strconv.Itoa(st.PID)
-	}
+func (s *scan) mountOf(at spot, pid int) (point string) {
 	link := at.link()
 	if link == "" {
 		return ""
 	}
-	path, err := s.proc.Readlink(dir + "/" + link)
+	path, err := s.proc.Readlink(strconv.Itoa(pid) + "/" + link)
 	if err != nil {
 		return ""
 	}
@@ -160,8 +158,8 @@ func (s *scan) gather(ctx context.Context, w *worker, next *int) (stuck bool, at
 
 // worker looks at processes in a goroutine of its own.
 type worker struct {
-	*scan // of which a worker reads what does not change while workers are at work
-	list  []process.Stat
+	*scan       // of which a worker reads what does not change while workers are at work
+	list  []int // processes
 	skip  map[spot]bool
 	dead  []string // mount points of file systems that do not answer
 	out   chan *found
@@ -176,12 +174,19 @@ type worker struct {
 }
 
 func (w *worker) run(from int) {
+	top, err := w.proc.Dir(".")
+	if err == nil {
+		defer top.Close()
+	}
 	for n := from; n < len(w.list); n++ {
-		f := &found{st: w.list[n]}
-		if w.enter(spot{n: n}) {
-			w.process(f, n)
+		f := &found{err: err}
+		if err == nil && w.enter(spot{n: n}) {
+			w.stat(f, top, w.list[n])
+			if f.st.PID != 0 && !f.ended && !f.denied && !f.st.Kernel() && !w.stopped() {
+				w.process(f, n)
+			}
 		} else {
-			f.hangs++
+			f.silent = true
 		}
 		select {
 		case w.out <- f:

@@ -206,32 +206,3 @@ func (p *Proc) OpenPath(name string) (int, error) {
 	}
 	return fd, nil
 }
-
-// Visible reads the stat line of every process that this procfs shows, and counts
-// those that it shows and does not tell about (hidepid=1).
-func (p *Proc) Visible() (list []Stat, refused int, err error) {
-	top, err := p.Dir(".")
-	if err != nil {
-		return nil, 0, err
-	}
-	defer top.Close()
-	pids, err := top.Numbers(nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	list = make([]Stat, 0, len(pids))
-	var buf []byte
-	for _, pid := range pids {
-		var st Stat
-		switch st, buf, err = top.Stat(pid, buf); {
-		case gone(err):
-		case errors.Is(err, fs.ErrPermission):
-			refused++
-		case err != nil:
-			return nil, 0, err
-		default:
-			list = append(list, st)
-		}
-	}
-	return list, refused, nil
-}

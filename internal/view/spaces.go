@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
@@ -140,61 +141,104 @@ func readOnly(options string) bool {
 	return first == "ro"
 }
 
+// patience is how long a process or a namespace may take to be read: see
+// process.Each.
+const patience = time.Second
+
+// inhabitant is what is read of one process.
+type inhabitant struct {
+	st    process.Stat // PID 0: it has ended, or is none that counts
+	ns    uint64       // 0: we may not see it
+	table []byte       // then its mounts
+	err   error        // why neither was told
+}
+
+// read looks at one process.
+func (v *Views) read(pid int) (in inhabitant) {
+	text, err := v.proc.ReadRecord(strconv.Itoa(pid)+"/stat", nil)
+	if err != nil {
+		in.err = err
+		return in
+	}
+	st, err := process.ParseStat(text)
+	if err != nil || st.Kernel() || st.Dead() {
+		return in
+	}
+	in.st = st
+	at := v.proc.Lively(st)
+	link, err := v.proc.Readlink(at + "/ns/mnt")
+	if in.ns = process.NamespaceID(link); in.ns == 0 {
+		// The mounts of others everybody may see.
+		if in.err = err; !process.Gone(err) {
+			in.table, in.err = v.proc.ReadFile(at + "/mountinfo")
+		}
+	}
+	return in
+}
+
 // inhabited finds the namespaces of all processes.
 func (v *Views) inhabited(ctx context.Context, own *space) error {
-	list, denied, err := v.proc.Visible()
+	top, err := v.proc.Dir(".")
 	if err != nil {
 		return err
 	}
+	pids, err := top.Numbers(nil)
+	top.Close()
+	if err != nil {
+		return err
+	}
+	pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == v.proc.Self() })
 	byID := map[uint64]*space{own.ID: own}
 	byMount := map[string]*space{} // of namespaces whose number we may not see
-	for _, st := range list {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if st.Kernel() || st.Dead() || st.PID == v.proc.Self() {
-			continue
-		}
-		at := v.proc.Lively(st)
-		link, err := v.proc.Readlink(at + "/ns/mnt")
-		if process.Gone(err) {
-			continue
-		}
-		var s *space
-		if id := process.NamespaceID(link); err == nil && id != 0 {
-			if s = byID[id]; s == nil {
-				s = &space{Namespace: Namespace{ID: id}, fd: -1}
-				byID[id] = s
-				v.spaces = append(v.spaces, s)
-			}
-		} else if s, err = v.byTable(byMount, own, at); err != nil {
-			if fatal(err) {
-				return err
-			}
+	denied := 0
+	silent, err := process.Each(ctx, pids, patience, v.read, func(pid int, in inhabitant) error {
+		s := byID[in.ns]
+		switch {
+		case process.Gone(in.err), in.err == nil && in.st.PID == 0, errors.Is(in.err, syscall.EINVAL): // EINVAL: it is about to end and has no namespace any more
+			return nil
+		case fatal(in.err):
+			return in.err
+		case in.err != nil:
 			denied++
-			continue
+			return nil
+		case in.ns == 0:
+			if s = v.byTable(byMount, own, in.table); s == nil {
+				denied++
+				return nil
+			}
+		case s == nil:
+			s = &space{Namespace: Namespace{ID: in.ns}, fd: -1}
+			byID[in.ns] = s
+			v.spaces = append(v.spaces, s)
 		}
-		v.inhabitant(s, st, at)
+		if s.Count++; len(s.Processes) < maxProcesses {
+			s.Processes = append(s.Processes, process.Process{PID: in.st.PID, Comm: in.st.Comm})
+		}
+		v.through(s, in.st)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if err := v.tables(byMount); err != nil {
+	if err := v.tables(ctx); err != nil {
 		return err
 	}
 	if denied > 0 {
 		v.Incomplete = append(v.Incomplete, fmt.Sprintf("the mount namespaces of %d processes of other users cannot be seen", denied))
 	}
+	if len(silent) > 0 {
+		v.Incomplete = append(v.Incomplete, fmt.Sprintf("%d processes do not answer, the first is process %d", len(silent), silent[0]))
+	}
 	return nil
 }
 
-// inhabitant notes a process of the namespace.
-func (v *Views) inhabitant(s *space, st process.Stat, at string) {
-	if s.Count++; len(s.Processes) < maxProcesses {
-		s.Processes = append(s.Processes, process.Process{PID: st.PID, Comm: st.Comm})
-	}
+// through notes a process as the one to look through, if there is no better one.
+func (v *Views) through(s *space, st process.Stat) {
 	if s.Own || s.via.PID != 0 && s.Root == "" {
 		return
 	}
 	// Through one that was locked into a part of it not all of its mounts show.
-	root, err := v.proc.Readlink(at + "/root")
+	root, err := v.proc.Readlink(v.proc.Lively(st) + "/root")
 	if root == "/" || err != nil {
 		root = ""
 	}
@@ -204,53 +248,64 @@ func (v *Views) inhabitant(s *space, st process.Stat, at string) {
 }
 
 // byTable finds the namespace of a process that does not let us see its number by
-// its mounts, which everybody may see: the id of a mount is of one namespace.
-func (v *Views) byTable(known map[string]*space, own *space, at string) (*space, error) {
-	text, err := v.proc.ReadFile(at + "/mountinfo")
-	if err != nil {
-		return nil, err
-	}
+// its mounts: the id of a mount is of one namespace.
+func (v *Views) byTable(known map[string]*space, own *space, text []byte) *space {
 	first, _, _ := strings.Cut(string(text), " ")
 	if id, err := strconv.Atoi(first); err == nil && slices.ContainsFunc(own.table, func(m linux.MountStatus) bool { return m.ID == id }) {
-		return own, nil
+		return own
 	}
 	if s := known[first]; s != nil {
-		return s, nil
+		return s
 	}
 	table, err := parse(text)
 	if err != nil || len(table) == 0 {
-		return nil, errors.Join(err, syscall.EACCES)
+		return nil
 	}
 	s := &space{fd: -1}
 	s.set(table)
 	known[first] = s
 	v.spaces = append(v.spaces, s)
-	return s, nil
+	return s
 }
 
 // tables reads the mounts of every namespace that has a process. Those that ended
 // with their last process are left out.
-func (v *Views) tables(byMount map[string]*space) error {
-	kept := v.spaces[:0]
-	parts := 0
+func (v *Views) tables(ctx context.Context) error {
+	type answer struct {
+		text []byte
+		err  error
+	}
+	var read []*space
 	for _, s := range v.spaces {
 		if s.table == nil {
-			text, err := v.proc.ReadFile(v.proc.Lively(s.via) + "/mountinfo")
-			if fatal(err) {
-				return err
-			}
-			table, err2 := parse(text)
-			if err != nil || err2 != nil {
-				continue
-			}
+			read = append(read, s)
+		}
+	}
+	silent, err := process.Each(ctx, read, patience, func(s *space) (a answer) {
+		a.text, a.err = v.proc.ReadFile(v.proc.Lively(s.via) + "/mountinfo")
+		return a
+	}, func(s *space, a answer) error {
+		if fatal(a.err) {
+			return a.err
+		}
+		if table, err := parse(a.text); a.err == nil && err == nil {
 			s.set(table)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(silent) > 0 {
+		v.Incomplete = append(v.Incomplete, fmt.Sprintf("the mounts of %d mount namespaces cannot be read, as process %d and others do not answer", len(silent), silent[0].via.PID))
+	}
+	v.spaces = slices.DeleteFunc(v.spaces, func(s *space) bool { return s.table == nil })
+	parts := 0
+	for _, s := range v.spaces {
 		if s.Root != "" {
 			parts++
 		}
-		kept = append(kept, s)
 	}
-	v.spaces = kept
 	if parts > 0 {
 		v.Incomplete = append(v.Incomplete, fmt.Sprintf("of %d mount namespaces only the part is seen that their processes are locked into (chroot)", parts))
 	}
