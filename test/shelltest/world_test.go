@@ -89,7 +89,12 @@ func forShells(t *testing.T, f func(t *testing.T, w *world)) {
 	for _, shell := range shells {
 		t.Run(shell, func(t *testing.T) {
 			testenv.Need(t, testenv.Tool(shell))
-			o := nstest.Options{Net: true, Keep: []string{prog}, Env: []string{progEnv + "=" + prog}}
+			// A root of our own, also for an ordinary user: the machine's belongs to one
+			// that the namespace does not know, and signals trust nobody.
+			o := nstest.Options{
+				Root: nstest.RootEmpty, Net: true, Keep: []string{prog, "/usr", "/bin", "/sbin", "/lib", "/lib64"},
+				Env: []string{progEnv + "=" + prog},
+			}
 			nstest.Run(t, o, func(t *testing.T) { f(t, newWorld(t, prog, shell)) })
 		})
 	}
