@@ -30,6 +30,13 @@ func TestMedianAndRatio(t *testing.T) {
 	if len(r.Misses()) != 2 {
 		t.Errorf("misses %q, want the ratio and the memory", r.Misses())
 	}
+	r.Case.MaxTime = 2*ms - 1
+	if len(r.Misses()) != 3 {
+		t.Errorf("misses %q, want the time, too", r.Misses())
+	}
+	if r.Case.MaxTime++; len(r.Misses()) != 2 {
+		t.Errorf("misses %q", r.Misses())
+	}
 }
 
 // Both sides run in every round, each prepared before and checked after.

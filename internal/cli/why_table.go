@@ -6,6 +6,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/slashrun/slashrun/internal/origin"
 	"github.com/slashrun/slashrun/internal/stale"
@@ -61,9 +62,25 @@ func (r *whyRun) tableRow(w *bufio.Writer, o *origin.Report, width int) {
 	if o.Link != nil {
 		name += " -> " + Quote(o.Link.Target)
 	}
-	fmt.Fprintf(w, "%s%s  %-9s  %-*s  %-24s  %s\n", verdict, pad, tableKind(o), width, name, dash(tableMaker(o)), dash(tableUser(o)))
+	w.WriteString(verdict)
+	w.WriteString(pad)
+	cell(w, tableKind(o), 9)
+	cell(w, name, width)
+	cell(w, dash(tableMaker(o)), 24)
+	w.WriteString("  ")
+	w.WriteString(dash(tableUser(o)))
+	w.WriteByte('\n')
 	if r.verbose && o.Why() != "" {
 		fmt.Fprintf(w, "             %s\n", Quote(o.Why()))
+	}
+}
+
+// cell writes a column behind another. There may be a hundred thousand.
+func cell(w *bufio.Writer, text string, width int) {
+	w.WriteString("  ")
+	w.WriteString(text)
+	for n := utf8.RuneCountInString(text); n < width; n++ {
+		w.WriteByte(' ')
 	}
 }
 

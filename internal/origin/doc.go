@@ -10,7 +10,8 @@
 //   - [Inspector.Tree] gives a [Tree]: reports on everything below a directory, from one
 //     scan of the processes, one of the sockets, one judge, one pass over the packages.
 //
-// Both are data, with JSON tags: unused fields are left out, times are RFC 3339.
+// Both are data, with JSON tags: unused fields are left out, times are RFC 3339. A tree
+// looks at no content but that of PID files and locks, and at no other mount namespace.
 //
 // # Who made it
 //
@@ -55,12 +56,16 @@
 //	something vanishes meanwhile           it is left out, or "vanished"
 //	other users' processes, hidepid, a     Unseen, in numbers
 //	PID namespace below the machine's
-//	no /proc                               no users, mounts or verdicts; Unseen says so
+//	no /proc                               no users, mounts or verdicts; Unseen says so.
+//	                                       What is a FUSE file system is not known then
 //	a unit file, tmpfiles.d line or        Unseen; the others count
 //	package database that cannot be read
 //	no openat2(2), statx(2), statmount(2)  older calls. Without statx the mount table
 //	                                       alone keeps us out of what may not answer
 //	a tree deeper than 256 directories     NotEntered
+//
+// Trusted is that the directories of configuration, unit files and package databases
+// answer, as those do that programs are started from.
 //
 // # When not to use it
 //

@@ -43,16 +43,27 @@ func (s *session) makers() error {
 		if i%1024 == 0 && s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
-		p := x.where()
+		p := x.Path
+		if s.dir == "" {
+			p = x.where()
+		}
 		x.MadeBy = append(s.own(x, p), declared(p)...)
 		if x.Mount != nil && x.Mount.Here {
 			x.MadeBy = append([]Maker{{By: ByMount, Text: fmt.Sprintf("the root of a mounted %s (%s)", x.Mount.Type, x.Mount.Source)}}, x.MadeBy...)
 		}
 		if len(x.MadeBy) == 0 {
-			x.MadeBy = s.above(path.Dir(p), above, declared)
+			x.MadeBy = s.above(parent(p), above, declared)
 		}
 	}
 	return s.owned()
+}
+
+// parent is path.Dir of a clean path, which needs not be cleaned again.
+func parent(p string) string {
+	if end := strings.LastIndexByte(p, '/'); end > 0 {
+		return p[:end]
+	}
+	return "/"
 }
 
 // where is the path without links.
@@ -79,7 +90,7 @@ func (s *session) above(dir string, known map[string][]Maker, declared func(stri
 		}
 	}
 	if len(list) == 0 {
-		list = s.above(path.Dir(dir), known, declared)
+		list = s.above(parent(dir), known, declared)
 	}
 	known[dir] = list
 	return list
@@ -186,7 +197,11 @@ func (s *session) owned() error {
 				m.Package = s.owner(s.inRoot(m.File))
 			}
 		}
-		if list := s.owners[x.where()]; len(list) > 0 {
+		p := x.Path
+		if s.dir == "" {
+			p = x.where()
+		}
+		if list := s.owners[p]; len(list) > 0 {
 			m := Maker{By: ByPackage, Text: "a file of the package", Package: &list[0]}
 			if len(list) > 1 {
 				m.Text = fmt.Sprintf("of %d packages", len(list))

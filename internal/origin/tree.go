@@ -136,7 +136,7 @@ func (w *walker) list(fd int, at string, on *mounts.Mount, depth int) error {
 	dir := fsat.DirOf(in)
 	defer dir.Close()
 	var below []string
-	buf := make([]byte, 16<<10)
+	buf := make([]byte, 32<<10)
 	for {
 		n, err := linux.Getdents(in, buf)
 		if n == 0 && err == nil || fsat.NotExist(err) { // ENOENT: it was removed

@@ -39,6 +39,7 @@ type units struct {
 type pattern struct {
 	path string
 	declared
+	before string // what path begins with
 }
 
 // manager is one kind of service manager.
@@ -193,7 +194,8 @@ func (r *reader) read() {
 		r.assignment(&r.unit.Assignments[i])
 	}
 	for _, p := range r.found {
-		if strings.Contains(p.path, anything) {
+		if before, _, ok := strings.Cut(p.path, anything); ok {
+			p.before = before
 			r.units.patterns = append(r.units.patterns, p)
 		} else {
 			r.units.exact[p.path] = append(r.units.exact[p.path], p.declared)
@@ -278,13 +280,16 @@ func (r *reader) add(p string, a *unit.Assignment) {
 		p = "/run/" + rest // as systemd takes it
 	}
 	name := strings.ReplaceAll(r.unit.Name.String(), anything, "")
-	r.found = append(r.found, pattern{p, declared{unit: name, key: a.Key, value: a.Value, file: a.File, line: a.Line}})
+	r.found = append(r.found, pattern{path: p, declared: declared{unit: name, key: a.Key, value: a.Value, file: a.File, line: a.Line}})
 }
 
 // of are the declarations of a path.
 func (u *units) of(p string) []declared {
 	list := u.exact[p]
 	for i := range u.patterns {
+		if !strings.HasPrefix(p, u.patterns[i].before) {
+			continue
+		}
 		if inst, ok := u.patterns[i].match(p); ok {
 			d := u.patterns[i].declared
 			if stem, typ, at := strings.Cut(d.unit, "@"); at && inst != "" {
@@ -299,10 +304,6 @@ func (u *units) of(p string) []declared {
 // match compares a path with the pattern, in which every anything stands for the same
 // text without a slash; the text of the last is returned.
 func (p *pattern) match(path string) (text string, ok bool) {
-	before, _, _ := strings.Cut(p.path, anything)
-	if !strings.HasPrefix(path, before) {
-		return "", false
-	}
 	parts := strings.Split(p.path, anything)
 	rest, ok := strings.CutPrefix(path, parts[0])
 	for i, part := range parts[1:] {

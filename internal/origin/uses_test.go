@@ -344,3 +344,45 @@ func TestAgainstLsof(t *testing.T) {
 		}
 	})
 }
+
+// On an overlay the numbers that stat(2) gives are not those of sock_diag and
+// /proc/locks.
+func TestOverlay(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		for _, d := range []string{"lower", "merged", "up"} {
+			must(t, os.MkdirAll("/run/"+d, 0o755))
+		}
+		must(t, os.WriteFile("/run/lower/file", nil, 0o644))
+		// The upper layer on another file system: st_dev differs from file to file.
+		must(t, syscall.Mount("up", "/run/up", "tmpfs", 0, ""))
+		must(t, os.MkdirAll("/run/up/upper", 0o755))
+		must(t, os.MkdirAll("/run/up/work", 0o755))
+		if err := syscall.Mount("o", "/run/merged", "overlay", 0, "lowerdir=/run/lower,upperdir=/run/up/upper,workdir=/run/up/work"); err != nil {
+			testenv.Need(t, testenv.Requirement{What: "overlayfs in a user namespace (Linux 5.11)", Check: func() error { return err }})
+		}
+		defer syscall.Unmount("/run/merged", syscall.MNT_DETACH)
+		must(t, os.WriteFile("/run/merged/new", nil, 0o644))
+		pid := start(t, 0, step{"open", "/run/merged/file", "0"}, step{"flock", "/run/merged/new"}, step{"listen", "unix", "/run/merged/s"}, step{"cwd", "/run/merged"})
+		orphan(t, "unix", "/run/merged/orphan")
+		aged(t, "/run/merged/orphan")
+		i := inspector(t, Options{Root: system(t, nil)})
+		tr, err := i.Tree(t.Context(), "/run/merged/", nil)
+		must(t, err)
+		rows := map[string]*Report{}
+		for _, r := range tr.Rows {
+			rows[r.Path] = r
+		}
+		me := fmt.Sprint(pid)
+		for name, users := range map[string][]string{"file": {me + " open"}, "new": {me + " locked,open"}, "s": {me + " listening"}, "orphan": nil} {
+			p := "/run/merged/" + name
+			wantUsers(t, look(t, i, p), users...)
+			wantUsers(t, rows[p], users...)
+		}
+		want(t, rows["/run/merged/orphan"], Socket, stale.Stale, stale.ConnectRefused)
+		want(t, rows["/run/merged/s"], Socket, stale.Live, stale.SocketBound)
+		// The same socket below the overlay is another inode, of which nothing is known.
+		if r := look(t, i, "/run/up/upper/s"); r.Verdict != stale.CannotTell {
+			t.Errorf("%s: %s", r.Verdict, r.Why())
+		}
+	})
+}

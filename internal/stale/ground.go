@@ -11,6 +11,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/locks"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/sockdiag"
@@ -145,6 +146,8 @@ type seen struct {
 	toured    time.Time
 	around    *surroundings
 	above     *above
+	locks     map[lockKey]locks.Lock
+	lockedAt  time.Time
 }
 
 // mounts is the mount table, read and parsed again only if a mount came or went.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/locks"
@@ -46,15 +47,48 @@ func (j *Judge) unlocked(f *Finding, o *object) bool {
 // by a process outside of our PID namespace, nor in a namespace below the initial
 // one any whose taker has ended.
 func (j *Judge) flocked(f *Finding, o *object) bool {
-	text, err := j.proc.ReadFile("locks")
-	if err != nil {
-		return false
-	}
-	l, held := holderOf(string(text), o.ground.mount.Major, o.ground.mount.Minor, o.st.Ino)
+	m := o.ground.mount
+	l, held := j.locked(o, m.Major, m.Minor)
 	if held {
 		f.decide(Live, LockHeld, "a %s lock is held on it, taken by process %d", l.Kind, l.PID)
 	}
 	return held
+}
+
+// lockKey is an inode as /proc/locks has it.
+type lockKey struct {
+	major, minor uint32
+	ino          uint64
+}
+
+// locked is the lock on o that /proc/locks shows. A walk reads that file once.
+func (j *Judge) locked(o *object, major, minor uint32) (locks.Lock, bool) {
+	if o.last || j.opts.MayBeOld == 0 {
+		text, err := j.proc.ReadFile("locks")
+		if err != nil {
+			return locks.Lock{}, false
+		}
+		return holderOf(string(text), major, minor, o.st.Ino)
+	}
+	s := &j.seen
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locks == nil || time.Since(s.lockedAt) > j.opts.MayBeOld {
+		s.locks, s.lockedAt = map[lockKey]locks.Lock{}, time.Now()
+		text, err := j.proc.ReadFile("locks")
+		if err != nil {
+			return locks.Lock{}, false
+		}
+		for line := range strings.Lines(string(text)) {
+			l, err := locks.Parse(line)
+			key := lockKey{l.Major, l.Minor, l.Ino}
+			if _, first := s.locks[key]; err == nil && !first && !l.Waiting && l.Kind != locks.Lease {
+				s.locks[key] = l
+			}
+		}
+	}
+	l, held := s.locks[lockKey{major, minor, o.st.Ino}]
+	return l, held
 }
 
 // holderOf looks for a lock on an inode in the text of /proc/locks. The device is

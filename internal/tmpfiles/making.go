@@ -1,9 +1,6 @@
 package tmpfiles
 
-import (
-	"path"
-	"strings"
-)
+import "strings"
 
 // Making lists the lines that make what is at p: those for that very path, in the
 // order in which they are applied, else the C line that copies a tree to where p is
@@ -18,8 +15,12 @@ func (c *Config) Making(p string) []*Item {
 			}
 		}
 	}
-	for up := p; len(list) == 0 && up != "/" && up != "."; {
-		up = path.Dir(up)
+	for up := p; len(list) == 0; {
+		end := strings.LastIndexByte(up, '/')
+		if end <= 0 {
+			break // no tree is copied to "/"
+		}
+		up = up[:end]
 		if g := c.plain.byPath[up]; g != nil {
 			for _, it := range g.items {
 				if it.Type == 'C' {
