@@ -197,8 +197,13 @@ func (r *lockRun) start(f *flock.File) int {
 		}
 	}
 	r.env.Errorf("%v", err)
+	for _, shortage := range []error{syscall.ENOMEM, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, shortage) {
+			return exitLockSystem
+		}
+	}
 	var failed *child.Error
-	if errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.EAGAIN) || errors.As(err, &failed) && failed.Status == child.StatusFailed {
+	if errors.As(err, &failed) && failed.Status == child.StatusFailed {
 		return exitLockSystem
 	}
 	return exitLockNotRun

@@ -17,10 +17,12 @@ import (
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
+	seccomptest.Setup()
 	nstest.Setup()
 	code := m.Run()
 	if built.dir != "" {

@@ -1,0 +1,186 @@
+package locktest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/nstest"
+	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/testenv"
+)
+
+// inside runs a test in namespaces of its own, where ours is at hand.
+func inside(t *testing.T, f func(t *testing.T, flock string)) {
+	t.Helper()
+	flock := os.Getenv("SLASHRUN_LOCKTEST_OURS") // inside it was built outside
+	if flock == "" {
+		flock = ours(t)[0]
+	}
+	nstest.Run(t, nstest.Options{Keep: []string{filepath.Dir(flock)}, Env: []string{"SLASHRUN_LOCKTEST_OURS=" + flock}}, func(t *testing.T) {
+		f(t, os.Getenv("SLASHRUN_LOCKTEST_OURS"))
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// status runs ours and complains unless it ends with want, and says all of words.
+func status(t *testing.T, want int, words string, argv ...string) {
+	t.Helper()
+	got, out, diag := runs(t, "/", nil, argv...)
+	if got != want {
+		t.Errorf("%q: status %d, want %d: %s%s", argv, got, want, out, diag)
+	}
+	for _, w := range strings.Split(words, "|") {
+		if !strings.Contains(out+diag, w) {
+			t.Errorf("%q says %q, want %q in it", argv, out+diag, w)
+		}
+	}
+}
+
+// A file system that is full or read-only is 73 where the file is missing, and no
+// matter where it is there.
+func TestFullAndReadOnly(t *testing.T) {
+	inside(t, func(t *testing.T, flock string) {
+		must(t, os.MkdirAll("/run/full", 0o755))
+		must(t, syscall.Mount("tmpfs", "/run/full", "tmpfs", 0, "nr_inodes=3"))
+		must(t, os.WriteFile("/run/full/a", nil, 0o644))
+		for os.WriteFile(fmt.Sprintf("/run/full/%d", os.Getpid()), nil, 0o644) == nil {
+			if err := os.WriteFile("/run/full/more", nil, 0o644); err != nil {
+				break
+			}
+		}
+		status(t, 73, "no space left", flock, "/run/full/new", "true")
+		status(t, 73, "no space left", flock, "--fair", "/run/full/new", "true")
+		status(t, 0, "", flock, "/run/full/a", "true")
+		must(t, syscall.Mount("", "/run/full", "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+		status(t, 73, "read-only", flock, "/run/full/new", "true")
+		status(t, 0, "", flock, "/run/full/a", "true")
+		status(t, 0, "", flock, "-s", "--fcntl", "/run/full/a", "true")
+		status(t, 73, "read-only", flock, "--fcntl", "/run/full/a", "true")
+		status(t, 73, "read-only", flock, "--fair", "/run/full/a", "true")
+	})
+}
+
+// Without descriptors or processes it is 71, and the command does not run.
+func TestNoDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	flock := ours(t)[0]
+	status(t, 71, "too many open files", "/bin/sh", "-c", "ulimit -n 3; exec "+flock+" "+dir+"/F true")
+	// The pipe that tells whether the command could be executed takes two.
+	got, out, diag := runs(t, dir, nil, "/bin/sh", "-c", "ulimit -n 5; exec "+flock+" F echo ran")
+	if got != 71 || out != "" {
+		t.Errorf("no descriptor for the start of a command: status %d, %q, %q", got, out, diag)
+	}
+}
+
+// Who may not write makes no file, and what may not be read cannot be locked.
+func TestNoPermission(t *testing.T) {
+	testenv.Need(t, testenv.NonRoot)
+	dir := t.TempDir()
+	flock := ours(t)[0]
+	must(t, os.WriteFile(dir+"/secret", nil, 0o000))
+	must(t, os.WriteFile(dir+"/shown", nil, 0o444))
+	must(t, os.Chmod(dir, 0o555))
+	t.Cleanup(func() { os.Chmod(dir, 0o755) })
+	status(t, 66, "permission denied", flock, dir+"/new", "true")
+	status(t, 66, "permission denied", flock, dir+"/secret", "true")
+	status(t, 0, "", flock, dir+"/shown", "true")
+	status(t, 66, "permission denied", flock, "--fair", dir+"/shown", "true")
+}
+
+// Without /proc there are locks as ever.
+func TestNoProc(t *testing.T) {
+	inside(t, func(t *testing.T, flock string) {
+		release := hold(t, "/run/F", linux.LOCK_EX)
+		must(t, syscall.Unmount("/proc", syscall.MNT_DETACH))
+		status(t, 1, "", flock, "-n", "/run/F", "true")
+		// Where the kernel lets us we have a /proc of our own, which nobody else sees.
+		status(t, 9, "no lock on /run/F", flock, "-n", "-E", "9", "--verbose", "/run/F", "true")
+		status(t, 1, "waiting for /run/F", flock, "-w", "0.05", "--report", "0.01", "/run/F", "true")
+		release()
+		for _, args := range [][]string{nil, {"-F"}, {"-o"}, {"--fcntl"}, {"--fair"}, {"-w", "1"}} {
+			status(t, 7, "ran", append(append([]string{flock}, args...), "/run/F", "sh", "-c", "echo ran; exit 7")...)
+		}
+	})
+}
+
+// --name is /run/lock for root, also where everybody can make files there.
+func TestNameInRunLock(t *testing.T) {
+	inside(t, func(t *testing.T, flock string) {
+		name := []string{flock, "--name", "x"}
+		ran := append(append([]string(nil), name...), "echo", "ran")
+		status(t, 66, "/run/lock", ran...)
+		must(t, os.Mkdir("/run/lock", 0o755))
+		must(t, os.Chmod("/run/lock", 0o1777|os.ModeSticky))
+		status(t, 0, "ran", ran...)
+		if st, err := os.Lstat("/run/lock/x"); err != nil || st.Mode() != 0o600 {
+			t.Errorf("%v, %v", st, err)
+		}
+		hold(t, "/run/lock/x", linux.LOCK_EX)
+		status(t, 1, "", append([]string{flock, "-n", "--name=x"}, "true")...)
+		status(t, 64, "no name", flock, "--name", "a/b", "true")
+		status(t, 64, "serial", flock, "--name", "LCK..ttyS0", "true")
+		status(t, 64, "command", name...)
+		status(t, 64, "-u", flock, "-u", "--name", "x", "true")
+		must(t, os.WriteFile("/run/target", []byte("text"), 0o600))
+		must(t, os.Symlink("/run/target", "/run/lock/link"))
+		status(t, 77, "regular file", flock, "--name", "link", "true")
+		must(t, syscall.Mkfifo("/run/lock/fifo", 0o666))
+		status(t, 77, "regular file", flock, "--name", "fifo", "true") // and does not wait for a writer
+		must(t, os.Link("/run/target", "/run/lock/hard"))
+		status(t, 77, "names", flock, "--name", "hard", "true")
+		must(t, os.Chmod("/run/lock", 0o777))
+		status(t, 77, "mode", ran...)
+	})
+}
+
+// An ordinary user's names are in XDG_RUNTIME_DIR.
+func TestNameOfAUser(t *testing.T) {
+	testenv.Need(t, testenv.NonRoot)
+	flock, dir := ours(t)[0], t.TempDir()
+	must(t, os.Chmod(dir, 0o700))
+	for _, c := range []struct {
+		dir    string
+		status int
+	}{{dir, 0}, {"", 66}, {"relative", 66}, {dir + "/missing", 66}, {"/", 66}} {
+		got, _, diag := runs(t, "/", []string{"XDG_RUNTIME_DIR=" + c.dir}, flock, "--name", "slashrun-locktest", "true")
+		if got != c.status {
+			t.Errorf("%q: status %d, want %d: %s", c.dir, got, c.status, diag)
+		}
+	}
+	if _, err := os.Lstat(dir + "/slashrun-locktest"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Container runtimes refuse the newer system calls: nothing here needs them.
+func TestUnderSeccomp(t *testing.T) {
+	// Under a filter nothing can be built.
+	if os.Getenv("SLASHRUN_LOCKTEST_OURS") == "" {
+		t.Setenv("SLASHRUN_LOCKTEST_OURS", ours(t)[0])
+	}
+	for _, p := range seccomptest.All {
+		t.Run(p.String(), func(t *testing.T) {
+			seccomptest.Run(t, p, func(t *testing.T) {
+				dir, flock := t.TempDir(), ours(t)[0]
+				path := filepath.Join(dir, "F")
+				for _, args := range [][]string{nil, {"-F"}, {"-o"}, {"--fcntl"}, {"--fair"}, {"-w", "1"}, {"-s", "--fair"}} {
+					status(t, 7, "", append(append([]string{flock}, args...), path, "/bin/sh", "-c", "exit 7")...)
+				}
+				hold(t, path, linux.LOCK_EX)
+				status(t, 1, "held by process", flock, "-n", "--verbose", path, "true")
+				status(t, 1, "held by process", flock, "-w", "0.05", "--report", "0.01", path, "true")
+			})
+		})
+	}
+}
