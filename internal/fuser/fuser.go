@@ -155,8 +155,8 @@ type Options struct {
 	Objects []Object
 	Devices []Device
 	Want    func(ID) bool // nil takes all; called from another goroutine
-	// Sockets says that socket files may be among them. It costs a dump of the
-	// sockets of each network namespace.
+	// Sockets says that socket files may be among them, and asks who is bound to them
+	// and connected. The sockets are listed in any case: any file may lie in a queue.
 	Sockets bool
 	// Self says that our own process counts as well.
 	Self bool
@@ -277,10 +277,8 @@ func Scan(ctx context.Context, p *process.Proc, o Options) (*Index, error) {
 	if err := s.locks(); err != nil {
 		return nil, err
 	}
-	if o.Sockets {
-		if err := s.sockets(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.sockets(ctx); err != nil {
+		return nil, err
 	}
 	for _, list := range s.index.uses {
 		slices.SortStableFunc(list, func(a, b Use) int { return cmp.Compare(a.How.rank(), b.How.rank()) })

@@ -82,24 +82,22 @@ func newScan(p *process.Proc, o Options) (*scan, error) {
 		return nil, err
 	}
 	s.kcmp = p.OwnNumbers() == nil
-	if o.Sockets {
-		fd, err := linux.NetlinkSocket(linux.NETLINK_SOCK_DIAG, time.Second)
-		if err == nil {
-			var st syscall.Stat_t
-			if err = linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err == nil {
-				s.sockfs = uint64(st.Dev)
-			}
-			linux.Close(fd)
+	fd, err := linux.NetlinkSocket(linux.NETLINK_SOCK_DIAG, time.Second)
+	if err == nil {
+		var st syscall.Stat_t
+		if err = linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err == nil {
+			s.sockfs = uint64(st.Dev)
 		}
-		if ours(err) {
-			return nil, err
-		}
-		if dev, _, err := p.Inode("self/ns/net"); err == nil {
-			s.nsfs = dev
-		}
-		if err := s.own(); err != nil {
-			return nil, err
-		}
+		linux.Close(fd)
+	}
+	if ours(err) {
+		return nil, err
+	}
+	if dev, _, err := p.Inode("self/ns/net"); err == nil {
+		s.nsfs = dev
+	}
+	if err := s.own(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

@@ -38,7 +38,7 @@ func (s *scan) sockets(ctx context.Context) error {
 		}
 	}
 	for i := range all {
-		if all[i].File != nil {
+		if all[i].File != nil && s.opts.Sockets {
 			t.bound(&all[i])
 		}
 	}

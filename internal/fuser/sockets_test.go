@@ -153,6 +153,9 @@ func testInFlight(t *testing.T) {
 
 	a.must(order{Do: "send", FD: pair.FD, Other: l.FD})
 	a.must(order{Do: "send", FD: pair.FD, Other: f.FD})
+	if x := scanFor(t, p, Options{Objects: []Object{file}}); !mentions(x.Incomplete, "2 descriptors lie in the queues of sockets") {
+		t.Errorf("%q", x.Incomplete)
+	}
 	x := scanFor(t, p, opts)
 	want(t, x, sock, "0 listening stream 0/5")
 	want(t, x, file)

@@ -173,10 +173,8 @@ func (t *task) directories(all bool) bool {
 			t.note(t.dir, l.name, n, Use{How: l.how, FD: -1})
 		}
 	}
-	if t.opts.Sockets {
-		if link, err := t.dir.Readlink("ns/net"); err == nil {
-			t.network(process.NamespaceID(link), t.path+"/ns/net")
-		}
+	if link, err := t.dir.Readlink("ns/net"); err == nil {
+		t.network(process.NamespaceID(link), t.path+"/ns/net")
 	}
 	return true
 }

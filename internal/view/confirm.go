@@ -15,7 +15,7 @@ import (
 // error is about our own means.
 func (v *Views) confirm(s *space, t Target, at string) (bool, error) {
 	chain := s.chain(at)
-	if t.Ino == 0 || len(chain) == 0 || !answers(chain[0].FSType) {
+	if t.Ino == 0 || !s.Own && s.via.PID == 0 && s.fd < 0 || len(chain) == 0 || !answers(chain[0].FSType) {
 		return false, nil
 	}
 	local := true

@@ -38,7 +38,10 @@
 //	a hard link, a bind mount of a file    another path of the inode is not known, the
 //	whose other name was asked for         one that was asked for is
 //	the upper directory of an overlay      is another object than what the overlay shows
-//	our own descriptors run out            an error
+//	more than 32 namespaces without a      their mounts are known, nothing is confirmed;
+//	process                                Incomplete
+//	our own descriptors run out            an error; in the listing of namespaces without
+//	                                       a process Incomplete
 //
 // # When not to use it
 //

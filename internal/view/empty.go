@@ -3,6 +3,7 @@ package view
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -26,9 +27,6 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 	}
 	fd, err := v.proc.OpenLink("self/ns/mnt")
 	if err != nil {
-		if fatal(err) {
-			return err
-		}
 		v.Incomplete = append(v.Incomplete, "mount namespaces that no process is in cannot be listed: "+err.Error())
 		return nil
 	}
@@ -42,6 +40,9 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 			break
 		}
 	}
+	if v.unkept > 0 {
+		v.Incomplete = append(v.Incomplete, fmt.Sprintf("of %d mount namespaces without a process the mounts are known and nothing is confirmed: there are too many", v.unkept))
+	}
 	if missing == nil {
 		return nil
 	}
@@ -54,9 +55,11 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 		if known[id] || slices.ContainsFunc(own.chain(point), func(m *linux.MountStatus) bool { return !answers(m.FSType) }) {
 			continue
 		}
-		if err := v.enter(id, point); fatal(err) {
-			return err
-		} else if err != nil {
+		if v.kept >= maxKept {
+			v.Incomplete = append(v.Incomplete, "more mount namespaces are mounted on files than are looked at")
+			break
+		}
+		if err := v.enter(id, point); err != nil {
 			v.Incomplete = append(v.Incomplete, "the mount namespace on "+point+" cannot be looked at: "+err.Error())
 		}
 	}
@@ -97,10 +100,7 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil // the last
 		}
-		if fatal(err) {
-			return nil, err
-		}
-		if err != nil {
+		if err != nil { // of our own descriptors, too: what is known so far stays
 			return err, nil
 		}
 		if at != fd && !v.holds(at) {
@@ -119,7 +119,13 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 		if err != nil {
 			return err, nil
 		}
-		s := &space{Namespace: Namespace{ID: st.Ino, MountedOn: mounted[st.Ino]}, fd: at}
+		s := &space{Namespace: Namespace{ID: st.Ino, MountedOn: mounted[st.Ino]}, fd: -1}
+		if v.kept < maxKept {
+			v.kept++
+			s.fd = at
+		} else {
+			v.unkept++
+		}
 		s.set(table)
 		v.spaces = append(v.spaces, s)
 	}
@@ -177,6 +183,7 @@ func (v *Views) enter(id uint64, point string) error {
 		linux.Close(fd)
 		return err
 	}
+	v.kept++
 	s := &space{Namespace: Namespace{ID: id, MountedOn: point}, fd: fd}
 	s.set(table)
 	v.spaces = append(v.spaces, s)

@@ -23,7 +23,13 @@ type Views struct {
 
 	proc   *process.Proc
 	spaces []*space
+	kept   int // spaces with a descriptor
+	unkept int // that would need one
 }
+
+// maxKept bounds how many namespaces are held by a descriptor: any user can make
+// thousands, and our descriptors are few.
+const maxKept = 32
 
 // space is a namespace as seen from one root.
 type space struct {
