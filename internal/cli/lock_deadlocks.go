@@ -68,7 +68,7 @@ func (l *lockList) circles(ctx context.Context, t *locks.Table) int {
 
 // about reports whether a wait is for one of the files that were asked for.
 func (l *lockList) about(w locks.Wait) bool {
-	return l.files == nil || !w.ForChild() && l.picked(&locks.Held{Lock: w.Lock, Path: w.Path})
+	return l.files == nil || !w.ForChild() && l.picked(&locks.Held{Lock: w.Lock, Path: w.Path, Foreign: w.Foreign})
 }
 
 func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {
@@ -78,7 +78,10 @@ func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {
 		x := waitJSON{lockUserJSON: userJSON(t, w.Process), For: "child", Path: w.Path}
 		x.TID = w.TID
 		if !w.ForChild() {
-			x.For, x.Mode, x.Start, x.End = w.Lock.Kind, modeJSON(&w.Lock), &w.Lock.Start, endJSON(w.Lock.End)
+			x.For = w.Lock.Kind
+		}
+		if !w.ForChild() && !w.Unsure {
+			x.Mode, x.Start, x.End = modeJSON(&w.Lock), &w.Lock.Start, endJSON(w.Lock.End)
 		}
 		for _, who := range w.On {
 			x.On = append(x.On, userJSON(t, who))
@@ -90,7 +93,7 @@ func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {
 
 // writeDeadlock tells a circle in sentences.
 func writeDeadlock(w *bufio.Writer, t *locks.Table, d *locks.Deadlock) {
-	verdict, proof := "deadlock, certain:", "proof: "
+	verdict, proof := "deadlock, certain unless an alarm(2) ends it:", "proof: "
 	if !d.Certain {
 		verdict, proof = "deadlock, not certain:", "doubt: "
 	}
@@ -106,8 +109,10 @@ func writeDeadlock(w *bufio.Writer, t *locks.Table, d *locks.Deadlock) {
 			fmt.Fprintf(w, "its child, %s\n", strings.Join(on, " or "))
 			continue
 		}
-		fmt.Fprintf(w, "%s %s on %s", x.Lock.Kind, modeOf(&x.Lock), lockPath(&locks.Held{Lock: x.Lock, Path: x.Path}))
-		if x.Lock.Start != 0 || rangeEnd(x.Lock.End) != "EOF" {
+		fmt.Fprintf(w, "%s %s on %s", x.Lock.Kind, modeOf(&x.Lock), lockPath(&locks.Held{Lock: x.Lock, Path: x.Path, Foreign: x.Foreign}))
+		if x.Unsure {
+			w.WriteString(" (which bytes is not told)")
+		} else if x.Lock.Start != 0 || rangeEnd(x.Lock.End) != "EOF" {
 			fmt.Fprintf(w, " (bytes %d to %s)", x.Lock.Start, rangeEnd(x.Lock.End))
 		}
 		fmt.Fprintf(w, ", held by %s\n", strings.Join(on, " and "))

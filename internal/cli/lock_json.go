@@ -35,6 +35,8 @@ type lockUserJSON struct {
 	Start   *int64     `json:"start,omitempty"`
 	End     *int64     `json:"end,omitempty"`
 	Started *time.Time `json:"started,omitempty"`
+	// OneOf are the processes that it is one of, where PID is missing.
+	OneOf []process.Process `json:"one_of,omitempty"`
 	// TakerOnly says that it took the lock and cannot be seen.
 	TakerOnly bool `json:"taker_only,omitempty"`
 	process.Membership
@@ -65,6 +67,7 @@ func lockListJSON(t *locks.Table, list []locks.Held) []lockJSON {
 		for k := range h.Waiters {
 			x := &h.Waiters[k]
 			u := userJSON(t, x.Process)
+			u.OneOf = x.Among
 			u.TID, u.Mode, u.Start, u.End = x.TID, modeJSON(&x.Lock), &x.Lock.Start, endJSON(x.Lock.End)
 			if x.FD >= 0 {
 				u.FDs = []int{x.FD}

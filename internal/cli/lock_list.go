@@ -40,8 +40,10 @@ it has ended. A MODE with a star is one that waits. AGE is for how long the
 process runs. What cannot be seen is said on standard error.
 
 --deadlocks lists processes that wait for one another in a circle. It says
-"certain" where all threads of all of them sleep for these locks, have done so
-from before to after a second look at all locks, and none has a timer to wake it.
+"certain" where all threads of all of them sleep for these locks, or for a child
+that does, from before to after a second look at all locks, none has a timer or
+handler to wake it, and nobody is out of sight who may share a lock. The kernel
+tells nobody of an alarm(2): one that a process has set would kill it.
 
   slashrun lock list
   slashrun lock list /run/lock /var/lib/dpkg/lock
@@ -53,7 +55,7 @@ from before to after a second look at all locks, and none has a timer to wake it
 			{ExitOK, "listed; --deadlocks: none is seen"},
 			{ExitUsage, "bad usage, or the output could not be written"},
 			{exitListFailed, "/proc cannot be used, or a PATH not be looked at"},
-			{exitListDeadlock, "--deadlocks: there is one for certain"},
+			{exitListDeadlock, "--deadlocks: there is one for certain, unless an alarm(2) ends it"},
 			{exitListMaybe, "--deadlocks: there may be one; the reasons for the doubt are listed"},
 		},
 		Run: func(ctx context.Context, env *Env, args []string) int { return runLockList(ctx, env, args) },
@@ -261,7 +263,7 @@ func writeLocks(w *bufio.Writer, t *locks.Table, list []locks.Held) {
 		}
 		for k := range h.Waiters {
 			x := &h.Waiters[k]
-			row(x.Process, &x.Lock, modeOf(&x.Lock)+"*", path)
+			row(x.Process, &x.Lock, modeOf(&x.Lock)+"*", path+oneOf(x.Among))
 		}
 	}
 	writeTable(w, rows)
@@ -321,6 +323,23 @@ func lockPath(h *locks.Held) string {
 		return fmt.Sprintf("inode %d on %s", h.Ino, Quote(h.Mount))
 	}
 	return fmt.Sprintf("inode %d of device %d:%d", h.Ino, h.Major, h.Minor)
+}
+
+// oneOf names the processes that a waiter can be, a few of them.
+func oneOf(list []process.Process) string {
+	if len(list) == 0 {
+		return ""
+	}
+	const enough = 5
+	var names []string
+	for i, p := range list {
+		if i == enough {
+			names = append(names, fmt.Sprintf("%d more", len(list)-enough))
+			break
+		}
+		names = append(names, fmt.Sprintf("%d (%s)", p.PID, Quote(p.Comm)))
+	}
+	return "  (one of " + strings.Join(names, ", ") + ")"
 }
 
 // nobody says why a lock has no holder.

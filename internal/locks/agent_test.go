@@ -24,6 +24,7 @@ import (
 //	flock,FILE,N    flock(2) of a new open file; N: 1 shared, 2 exclusive
 //	ofd,FILE,N,START,LENGTH    F_OFD_SETLKW, N: 0 read, 1 write
 //	posix,FILE,N,START,LENGTH  F_SETLKW
+//	sigchld         gets a handler for SIGCHLD, and a child that sleeps
 //	fork            the rest is done by a child too, which shares all
 const perlAgent = `
 $| = 1;
@@ -33,6 +34,7 @@ sub work {
     my ($op, $file, $n, $start, $len) = split /,/, $s;
     if ($op eq "say") { print "ready\n"; sysread(STDIN, my $x, 1); next }
     if ($op eq "fork") { fork; next }
+    if ($op eq "sigchld") { $SIG{CHLD} = sub {}; if (fork == 0) { sleep } next }
     open(my $f, "+<", $file) or die "$file: $!";
     push @keep, $f;
     if ($op eq "flock") { flock($f, $n) or die "flock: $!"; next }
@@ -118,11 +120,11 @@ func scanUntil(t *testing.T, dir string, ok func(*Table) bool) *Table {
 	}
 }
 
-// waiting is how many waiters the table has whose threads are known.
+// waiting is how many waiters the table has who are known, if only together.
 func (t *Table) waiting() (n int) {
 	for _, h := range t.Locks {
 		for _, w := range h.Waiters {
-			if w.TID > 0 {
+			if w.TID > 0 || len(w.Among) > 1 {
 				n++
 			}
 		}

@@ -12,7 +12,7 @@ import (
 type Deadlock struct {
 	Waits []Wait // each waits for the next and the last for the first, where the circle is simple
 	// Certain says that nobody in it can go on unless somebody outside kills or
-	// signals one.
+	// signals one, or an alarm(2) that it has set does, which is shown to nobody.
 	Certain bool
 	// Proof says what was seen, or where it is not certain, why not.
 	Proof []string
@@ -25,6 +25,11 @@ type Wait struct {
 	TID  int    // 0 where it was not found
 	Lock Lock   // the zero Lock where it waits for a child
 	Path string // of the file, as in Held
+	// Foreign is as in Held.
+	Foreign bool
+	// Unsure says that Lock is one of several on the file that it may be: it is not
+	// told which bytes it wants.
+	Unsure bool
 	// On are the processes that have the lock, or the child.
 	On []process.Process
 }
@@ -37,12 +42,15 @@ func (w *Wait) ForChild() bool { return w.Lock.Kind == "" }
 // of all who are concerned: who slept in the same system call both times, with as
 // many context switches, slept all the time. If all threads in a circle did, each
 // for a lock whose every holder is in the circle or hangs on it, or for a child
-// that does, it is Certain. A process that cannot be looked at makes it doubtful if
-// it is an ancestor of a holder or descends from one; else it is only mentioned.
+// that does, it is Certain. A process that cannot be looked at may share a lock, so
+// that nothing is certain where there is one, but for the first process of the
+// machine, which releases no lock of others; nor is it in a PID namespace below the
+// machine's.
 //
-// What it cannot see: an alarm(2) whose signal is not caught, which would kill the
-// process; a descriptor that is in flight in a socket; a thread with descriptors of
-// its own; 32-bit programs on a 64-bit machine are never called certain.
+// What it cannot see: an alarm(2), which would kill the process that has it, and
+// which Certain is therefore always but for; a descriptor that is in flight in a
+// socket; a thread with descriptors of its own; 32-bit programs on a 64-bit machine
+// are never called certain.
 func (t *Table) Deadlocks(ctx context.Context) ([]Deadlock, error) {
 	if len(t.concerned()) == 0 {
 		return nil, nil
@@ -60,7 +68,7 @@ func (t *Table) Deadlocks(ctx context.Context) ([]Deadlock, error) {
 		return nil, err
 	}
 	g := &graph{Table: second, first: first, last: last}
-	g.maybe = second.mayBeStuck(last, func(w *Waiter) bool { return t.had(w, first[w.PID], last[w.PID]) })
+	g.maybe = second.mayBeStuck(last, func(w *sleeper) bool { return t.had(w, first[w.pid], last[w.pid]) })
 	g.judge()
 	var list []Deadlock
 	for _, circle := range g.circles() {
@@ -69,58 +77,34 @@ func (t *Table) Deadlocks(ctx context.Context) ([]Deadlock, error) {
 	return list, nil
 }
 
-// had reports whether the table has the waiter w of a later one, and it has not run
+// had reports whether the table has the sleeper w of a later one, and it has not run
 // since, as far as that can be seen.
-func (t *Table) had(w *Waiter, first, last *look) bool {
-	if first != nil && last != nil && first.err == nil && last.err == nil && w.TID != 0 {
-		tid := func(x process.Thread) bool { return x.TID == w.TID }
+func (t *Table) had(w *sleeper, first, last *look) bool {
+	if first != nil && last != nil && first.err == nil && last.err == nil && w.tid != 0 {
+		tid := func(x process.Thread) bool { return x.TID == w.tid }
 		i, k := slices.IndexFunc(first.threads, tid), slices.IndexFunc(last.threads, tid)
 		return i >= 0 && k >= 0 && first.threads[i] == last.threads[k]
 	}
-	for i := range t.Locks {
-		for _, x := range t.Locks[i].Waiters {
-			if x.PID == w.PID && x.Lock == w.Lock {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// inTheWay are the locks that keep w from having its own.
-func (t *Table) inTheWay(w *Waiter) (list []*Held) {
-	for i := range t.Locks {
-		h := &t.Locks[i]
-		own := slices.ContainsFunc(h.Holders, func(x Holder) bool {
-			return x.PID == w.PID && (h.Kind == POSIX && w.Lock.Kind == POSIX || h.Kind != POSIX && x.FD == w.FD && w.FD >= 0)
-		})
-		if !own && h.Conflicts(&w.Lock) {
-			list = append(list, h)
-		}
-	}
-	return list
+	return slices.ContainsFunc(t.sleepers()[w.pid], func(x sleeper) bool { return slices.Equal(x.locks, w.locks) })
 }
 
 // edges are the processes that pid may have to wait for: one of those that hold a
 // lock, and the children that it waits for.
-func (t *Table) edges(pid int, looks map[int]*look, counts func(*Waiter) bool) (list []int) {
-	for i := range t.Locks {
-		for k := range t.Locks[i].Waiters {
-			w := &t.Locks[i].Waiters[k]
-			if w.PID != pid || counts != nil && !counts(w) {
-				continue
-			}
-			for _, h := range t.inTheWay(w) {
-				for _, x := range h.Holders {
-					// Another thread of ours may be the one that has it.
-					if l := looks[pid]; x.PID != pid || l != nil && l.err == nil && len(l.threads) == 1 {
-						list = append(list, x.PID)
-					}
-				}
+func (t *Table) edges(pid int, looks map[int]*look, counts func(*sleeper) bool) (list []int) {
+	l := looks[pid]
+	all := t.sleepers()[pid]
+	for i := range all {
+		if counts != nil && !counts(&all[i]) {
+			continue
+		}
+		for _, other := range t.holdersAgainst(&all[i]) {
+			// Another thread of ours may be the one that has it.
+			if other != pid || l != nil && l.err == nil && len(l.threads) == 1 {
+				list = append(list, other)
 			}
 		}
 	}
-	if l := looks[pid]; l != nil {
+	if l != nil {
 		list = append(list, l.children...)
 	}
 	slices.Sort(list)
@@ -129,7 +113,7 @@ func (t *Table) edges(pid int, looks map[int]*look, counts func(*Waiter) bool) (
 
 // mayBeStuck is the greatest set of processes of which each waits for another one
 // of the set. It has all circles in it.
-func (t *Table) mayBeStuck(looks map[int]*look, counts func(*Waiter) bool) map[int][]int {
+func (t *Table) mayBeStuck(looks map[int]*look, counts func(*sleeper) bool) map[int][]int {
 	set := map[int][]int{}
 	for _, pid := range t.concerned() {
 		set[pid] = nil
@@ -169,14 +153,14 @@ type graph struct {
 // for a child that is a member.
 func (g *graph) judge() {
 	g.stuck, g.why = map[int]bool{}, map[int]string{}
+	blind := g.loose || !g.proc.Initial() || slices.ContainsFunc(g.refused, func(pid int) bool { return pid != 1 })
 	for pid := range g.last {
 		if why := g.doubt(pid, g.first[pid], g.last[pid]); why != "" {
 			g.why[pid] = why
 		} else {
-			g.stuck[pid] = !g.loose
+			g.stuck[pid] = !blind // Incomplete has the reasons
 		}
 	}
-	g.strangers()
 	for changed := true; changed; {
 		changed = false
 		for pid, is := range g.stuck {
@@ -187,47 +171,26 @@ func (g *graph) judge() {
 	}
 }
 
-// strangers takes out who holds a lock that somebody else may share who cannot be
-// seen: his ancestors that cannot be looked at, but for the first of all, who starts
-// everybody; his descendants; or the one outside of our PID namespace who took it.
-func (g *graph) strangers() {
-	line := func(pid int) (list []int) { // it and its ancestors
-		for ; pid > 1 && !slices.Contains(list, pid); pid = g.stats[pid].Parent {
-			list = append(list, pid)
-		}
-		return list
-	}
-	for pid := range g.last {
-		up := line(pid)
-		for _, other := range g.refused {
-			if slices.Contains(up, other) || slices.Contains(line(other), pid) {
-				g.stuck[pid] = false
-				g.why[pid] = fmt.Sprintf("process %s, a relative of process %s, may share its locks and cannot be looked at", whoIs(g.name(other)), whoIs(g.name(pid)))
-			}
-		}
-	}
-	for i := range g.Locks {
-		for _, x := range g.Locks[i].Holders {
-			if g.Locks[i].Kind == Flock && x.Lock.PID == 0 && g.last[x.PID] != nil {
-				g.stuck[x.PID] = false
-				g.why[x.PID] = fmt.Sprintf("process %s has a lock that was taken outside of this PID namespace, where it may be released", whoIs(g.name(x.PID)))
-			}
-		}
-	}
-}
-
 // sleepsFor reports whether every thread of the process waits for stuck processes.
 func (g *graph) sleepsFor(pid int) bool {
-	for _, thread := range g.last[pid].threads {
+	free := func(other int) bool { return !g.stuck[other] }
+	l := g.last[pid]
+	for _, thread := range l.threads {
 		if _, ok := waitsForChild(&thread.Call); ok {
 			continue // all children that it waits for, below
 		}
-		w := g.waiter(pid, thread.TID)
-		if w == nil || !slices.ContainsFunc(g.inTheWay(w), g.kept) {
+		all := g.sleepers()[pid]
+		i := slices.IndexFunc(all, func(x sleeper) bool { return x.tid == thread.TID })
+		// Whichever of the locks it wants, it cannot have it.
+		if i < 0 || slices.ContainsFunc(all[i].locks, func(want Lock) bool { return !slices.ContainsFunc(g.inTheWay(&all[i], &want), g.kept) }) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(g.last[pid].children, func(child int) bool { return !g.stuck[child] })
+	if slices.ContainsFunc(l.wakers, free) {
+		g.why[pid] = fmt.Sprintf("process %s has a handler for SIGCHLD, and a child that may end and so interrupt its wait", whoIs(g.name(pid)))
+		return false
+	}
+	return !slices.ContainsFunc(l.children, free)
 }
 
 // kept reports whether all who could release the lock are stuck.
@@ -314,24 +277,21 @@ func (g *graph) name(pid int) process.Process {
 	return process.Process{PID: pid, Comm: g.stats[pid].Comm}
 }
 
-// waitsOf is what the process waits for, with those in maybe it waits for.
+// waitsOf is what the process waits for.
 func (g *graph) waitsOf(pid int) (list []Wait) {
-	for i := range g.Locks {
-		for k := range g.Locks[i].Waiters {
-			w := &g.Locks[i].Waiters[k]
-			if w.PID != pid {
-				continue
-			}
-			wait := Wait{Process: g.name(pid), TID: w.TID, Lock: w.Lock, Path: g.Locks[i].Path}
-			for _, h := range g.inTheWay(w) {
-				for _, x := range h.Holders {
-					if who := g.name(x.PID); !slices.Contains(wait.On, who) {
-						wait.On = append(wait.On, who)
-					}
-				}
-			}
-			list = append(list, wait)
+	all := g.sleepers()[pid]
+	for i := range all {
+		x := &all[i]
+		wait := Wait{Process: g.name(pid), TID: x.tid, Lock: x.locks[0], Unsure: len(x.locks) > 1}
+		if on := g.onFile[wait.Lock.File()]; len(on) > 0 {
+			wait.Path, wait.Foreign = on[0].Path, on[0].Foreign
 		}
+		for _, other := range g.holdersAgainst(x) {
+			if who := g.name(other); !slices.Contains(wait.On, who) {
+				wait.On = append(wait.On, who)
+			}
+		}
+		list = append(list, wait)
 	}
 	if l := g.last[pid]; l != nil && len(l.children) > 0 {
 		wait := Wait{Process: g.name(pid)}

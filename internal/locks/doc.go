@@ -28,6 +28,11 @@
 // reads agree about the locks in question: two, or three where others come and go. Equal lines are not taken for one:
 // two waiters for an OFD lock look the same.
 //
+// Which bytes a thread wants that waits in fcntl(2) is in its memory, and that is
+// never read: behind the address may be a file that does not answer, and whoever
+// reads there cannot be killed. Waiters who want different bytes of one file are
+// told together ([Waiter].Among).
+//
 // # What a scan costs
 //
 // Where nothing is locked, a read of /proc/locks. Else, for every process, listing
@@ -41,7 +46,8 @@
 // OFD locks wait for ever. [Table.Deadlocks] finds circles, through processes that
 // wait for a child, too ("flock a sh -c 'flock b ...'"), and tells those that are
 // certain from those that may yet come undone: because a thread is awake, because
-// somebody else shares the lock and may release it, because a timer is set.
+// somebody else shares the lock and may release it, because a timer is set, because
+// not everybody can be seen.
 //
 // # When it cannot tell
 //
@@ -54,7 +60,7 @@
 //	the mount is not in our table                     Of: Incomplete says so, fdinfo alone is asked; Scan: Held.Foreign
 //	locks that come and go all the time               Incomplete says so, after 10 reads that differed
 //	a lock that is passed on while we look            we look again, three times in all
-//	EACCES for system calls and memory of others      a Waiter without its thread; no deadlock is certain
+//	EACCES for system calls of others      a Waiter without its thread; no deadlock is certain
 //
 // Reasons are counted, so that Incomplete is a few lines whatever is hidden. A
 // [Report] with nothing in it says "free" only if it is not Incomplete.

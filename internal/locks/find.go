@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/slashrun/slashrun/internal/process"
 )
@@ -230,8 +232,15 @@ func (f *finder) alive(pid int) (alive, seen bool) {
 	return err == nil && !st.Dead(), seen
 }
 
+// whoIs names a process in a sentence; a name that would draw on a terminal does not.
 func whoIs(p process.Process) string {
-	return fmt.Sprintf("%d (%s)", p.PID, strings.ToValidUTF8(p.Comm, "?"))
+	comm := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, p.Comm)
+	return fmt.Sprintf("%d (%s)", p.PID, comm)
 }
 
 // cause is an error without the path, which is another one for each process.

@@ -15,6 +15,9 @@ type look struct {
 	threads []process.Thread // by number
 	// children are the processes that threads of it wait for, wait(2).
 	children []int
+	// wakers are processes whose end or stop would interrupt it: its children, if it
+	// has a handler for SIGCHLD.
+	wakers []int
 	// awake says what of it is not asleep, and could end the wait of the rest; empty
 	// where nothing is seen.
 	awake string
@@ -56,17 +59,22 @@ func (t *Table) lookAt(ctx context.Context) (map[int]*look, error) {
 // concerned are the processes that wait for a lock, or hold one that others wait
 // for.
 func (t *Table) concerned() (list []int) {
-	for i := range t.Locks {
-		for k := range t.Locks[i].Waiters {
-			w := &t.Locks[i].Waiters[k]
-			if w.PID <= 0 {
-				continue
-			}
-			list = append(list, w.PID)
-			for _, h := range t.inTheWay(w) {
-				for _, x := range h.Holders {
-					list = append(list, x.PID)
-				}
+	for pid, all := range t.sleepers() {
+		list = append(list, pid)
+		for i := range all {
+			list = append(list, t.holdersAgainst(&all[i])...)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// holdersAgainst are the processes that hold what s waits for.
+func (t *Table) holdersAgainst(s *sleeper) (list []int) {
+	for i := range s.locks {
+		for _, h := range t.inTheWay(s, &s.locks[i]) {
+			for _, x := range h.Holders {
+				list = append(list, x.PID)
 			}
 		}
 	}
@@ -93,16 +101,25 @@ func (t *Table) lookOne(pid int, family []int) *look {
 		}
 	}
 	n, err := t.proc.Timers(pid)
-	catches, err2 := t.proc.Catches(pid, uint(syscall.SIGALRM))
-	switch {
-	case err != nil && !errors.Is(err, errors.ErrUnsupported):
+	signals, err2 := t.proc.Signals(pid)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return &look{err: err}
-	case err2 != nil:
+	}
+	if err2 != nil {
 		return &look{err: err2}
+	}
+	switch caught := signals.Caught; {
 	case n > 0:
 		l.awake = "has a timer that may end its wait"
-	case catches:
-		l.awake = "has a handler for SIGALRM: an alarm, which nobody else can see, may end its wait"
+	case process.Has(caught, syscall.SIGALRM):
+		l.awake = "has a handler for SIGALRM: an alarm may end its wait"
+	case process.Has(caught, syscall.SIGIO), process.Has(caught, syscall.SIGURG):
+		l.awake = "has a handler for SIGIO or SIGURG: what it has open may end its wait"
+	case signals.Waiting != 0:
+		l.awake = "has a signal to see to"
+	}
+	if process.Has(signals.Caught, syscall.SIGCHLD) {
+		l.wakers = family
 	}
 	return l
 }
@@ -121,6 +138,8 @@ func waitsForChild(c *process.Syscall) (pid int, ok bool) {
 	case syscall.SYS_WAIT4:
 		pid = int(int32(c.Args[0]))
 		return max(pid, 0), (pid == -1 || pid > 0) && c.Args[2]&syscall.WNOHANG == 0
+	case syscall.SYS_RT_SIGSUSPEND: // as shells do until SIGCHLD comes
+		return 0, true
 	case syscall.SYS_WAITID:
 		ok = c.Args[3]&syscall.WNOHANG == 0 && c.Args[3]&syscall.WEXITED != 0
 		switch c.Args[0] {
@@ -151,6 +170,9 @@ func (t *Table) doubt(pid int, first, second *look) string {
 	case second.err != nil:
 		return fmt.Sprintf("what %s does cannot be seen: %s", who, cause(second.err))
 	}
+	if slices.ContainsFunc(second.threads, func(x process.Thread) bool { child, ok := waitsForChild(&x.Call); return ok && child == 0 }) && len(second.children) == 0 {
+		return who + " waits for a child or a signal, and has no child"
+	}
 	for _, thread := range second.threads {
 		name := who
 		if len(second.threads) > 1 {
@@ -162,9 +184,9 @@ func (t *Table) doubt(pid int, first, second *look) string {
 		if _, ok := waitsForChild(&thread.Call); ok {
 			continue
 		}
-		if r, ok := requestOf(t.proc, pid, &thread.Call); !ok {
+		if r, ok := requestOf(pid, &thread.Call); !ok {
 			return fmt.Sprintf("%s does not wait for a lock (it sleeps in system call %d)", name, thread.Call.Number)
-		} else if t.waiter(pid, thread.TID) == nil {
+		} else if !slices.ContainsFunc(t.sleepers()[pid], func(x sleeper) bool { return x.tid == thread.TID }) {
 			return fmt.Sprintf("%s waits for a lock by descriptor %d, and for which cannot be told", name, r.fd)
 		}
 	}
@@ -177,14 +199,44 @@ func (t *Table) doubt(pid int, first, second *look) string {
 	return ""
 }
 
-// waiter is the waiter that is this thread.
-func (t *Table) waiter(pid, tid int) *Waiter {
+// sleeper is a thread that waits for a lock.
+type sleeper struct {
+	pid, tid, fd int
+	locks        []Lock // it is one of these
+}
+
+// sleepers are those who wait, by process.
+func (t *Table) sleepers() map[int][]sleeper {
+	if t.asleep != nil {
+		return t.asleep
+	}
+	t.asleep, t.onFile = map[int][]sleeper{}, map[File][]*Held{}
 	for i := range t.Locks {
-		for k := range t.Locks[i].Waiters {
-			if w := &t.Locks[i].Waiters[k]; w.PID == pid && w.TID == tid {
-				return w
+		h := &t.Locks[i]
+		t.onFile[h.File()] = append(t.onFile[h.File()], h)
+		for _, w := range h.Waiters {
+			if w.PID > 0 {
+				t.asleep[w.PID] = append(t.asleep[w.PID], sleeper{w.PID, w.TID, w.FD, []Lock{w.Lock}})
 			}
 		}
 	}
-	return nil
+	for _, r := range t.requests {
+		if len(r.among) > 0 {
+			t.asleep[r.pid] = append(t.asleep[r.pid], sleeper{r.pid, r.tid, r.fd, r.among})
+		}
+	}
+	return t.asleep
+}
+
+// inTheWay are the locks that keep s from having l.
+func (t *Table) inTheWay(s *sleeper, l *Lock) (list []*Held) {
+	for _, h := range t.onFile[l.File()] {
+		own := slices.ContainsFunc(h.Holders, func(x Holder) bool {
+			return x.PID == s.pid && (h.Kind == POSIX && l.Kind == POSIX || h.Kind != POSIX && x.FD == s.fd && s.fd >= 0)
+		})
+		if !own && h.Conflicts(l) {
+			list = append(list, h)
+		}
+	}
+	return list
 }

@@ -29,6 +29,9 @@ type Waiter struct {
 	Lock            Lock
 	TID             int // the thread that sleeps, 0 where it was not found
 	FD              int // the descriptor that it uses, -1 where the thread was not found
+	// Among are the processes that it can be, where the thread was not found: they
+	// wait for locks of fcntl(2) on the file, and which wants which bytes is not told.
+	Among []process.Process
 }
 
 // Why a lock has no holder.
@@ -74,6 +77,9 @@ type Table struct {
 	loose    bool
 	refused  []int
 	passedOn bool // a lock may have been passed on while we looked
+
+	asleep map[int][]sleeper // see sleepers
+	onFile map[File][]*Held
 
 	details map[int]Details
 	boot    time.Time

@@ -1,7 +1,6 @@
 package locks
 
 import (
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"math"
@@ -12,75 +11,46 @@ import (
 	"github.com/slashrun/slashrun/internal/process"
 )
 
-// request is a thread that sleeps for a lock, as its system call says.
+// request is a thread that sleeps for a lock, as its system call says. Of fcntl(2)
+// the bytes and the mode are in the memory of the process, which is not looked at:
+// who maps a file there that does not answer (FUSE) would have us wait for it, in a
+// state in which nothing kills us.
 type request struct {
 	pid, tid, fd int
 	kind         string
-	exclusive    bool
-	// start and end are the bytes, of fcntl(2) where ranged says that they are known:
-	// they are in the memory of the process.
-	ranged     bool
-	start, end int64
-	file       File
+	exclusive    bool // of flock(2) alone
+	file         File
+	// among are the waiting locks that it can be, where they differ.
+	among []Lock
 }
 
 // requestOf reads what a sleeping thread waits for, if it is a lock. The number of
 // a system call is that of our own architecture; for a 32-bit process on a 64-bit
 // machine the numbers are others, and then nothing is found.
-func requestOf(p *process.Proc, pid int, t *process.Syscall) (request, bool) {
-	r := request{pid: pid, fd: int(int32(t.Args[0])), end: math.MaxInt64}
+func requestOf(pid int, t *process.Syscall) (request, bool) {
+	r := request{pid: pid, fd: int(int32(t.Args[0]))}
 	if !t.Asleep || r.fd < 0 {
 		return r, false
 	}
-	switch t.Number {
-	case syscall.SYS_FLOCK:
-		op := int(t.Args[1])
-		r.kind, r.exclusive, r.ranged = Flock, op&linux.LOCK_EX != 0, true
-		return r, op&linux.LOCK_NB == 0 && op&(linux.LOCK_EX|linux.LOCK_SH) != 0
-	case syscall.SYS_FCNTL:
-		switch t.Args[1] {
-		case linux.F_OFD_SETLKW:
-			r.kind = OFD
-		case linux.F_SETLKW:
-			r.kind = POSIX
-		default:
-			return r, false
-		}
-		r.readFlock(p, t.Args[2])
-		return r, true
-	}
-	return r, false
-}
-
-// readFlock reads struct flock of fcntl(2) from the memory of the process. Where
-// that is not allowed, or the bytes count from elsewhere than the beginning of the
-// file, they stay unknown.
-func (r *request) readFlock(p *process.Proc, address uint64) {
-	var b [24]byte // l_type 2, l_whence 2, a hole of 4, l_start 8, l_len 8
-	if p.Peek(r.pid, address, b[:]) != nil {
-		return
-	}
-	whence := int16(binary.NativeEndian.Uint16(b[2:]))
-	r.exclusive = int16(binary.NativeEndian.Uint16(b[0:])) == linux.F_WRLCK
-	r.start = int64(binary.NativeEndian.Uint64(b[8:]))
-	length := int64(binary.NativeEndian.Uint64(b[16:]))
 	switch {
-	case whence != 0 || r.start < 0: // SEEK_SET
-		return
-	case length > 0:
-		r.end = r.start + length - 1
-	case length < 0:
-		r.start, r.end = r.start+length, r.start-1
+	case t.Number == syscall.SYS_FLOCK:
+		op := int(t.Args[1])
+		r.kind, r.exclusive = Flock, op&linux.LOCK_EX != 0
+		return r, op&linux.LOCK_NB == 0 && op&(linux.LOCK_EX|linux.LOCK_SH) != 0
+	case t.Number == syscall.SYS_FCNTL && t.Args[1] == linux.F_OFD_SETLKW:
+		r.kind = OFD
+	case t.Number == syscall.SYS_FCNTL && t.Args[1] == linux.F_SETLKW:
+		r.kind = POSIX
+	default:
+		return r, false
 	}
-	r.ranged = r.start >= 0 && r.end >= r.start
+	return r, true
 }
 
 // fits reports whether a waiting lock may be what the thread asked for.
 func (r *request) fits(l *Lock) bool {
-	if r.kind != l.Kind || r.file != l.File() || l.PID > 0 && l.PID != r.pid {
-		return false
-	}
-	return !r.ranged || r.exclusive == l.Exclusive && r.start == l.Start && r.end == l.End
+	return r.kind == l.Kind && r.file == l.File() && (l.PID <= 0 || l.PID == r.pid) &&
+		(r.kind != Flock || r.exclusive == l.Exclusive)
 }
 
 // waiters finds the processes and threads of those who wait.
@@ -130,6 +100,9 @@ func (s *scan) waiters(t *Table) {
 		for k := range t.Locks[i].Waiters {
 			w := &t.Locks[i].Waiters[k]
 			w.Process = s.name(w.PID)
+			for j := range w.Among {
+				w.Among[j] = s.name(w.Among[j].PID)
+			}
 		}
 	}
 	if s.all {
@@ -155,7 +128,7 @@ func requests(p *process.Proc, pid int) (list []request, failed error) {
 			}
 			continue
 		}
-		if r, ok := requestOf(p, pid, &call); ok {
+		if r, ok := requestOf(pid, &call); ok {
 			r.tid = tid
 			list = append(list, r)
 		}
@@ -164,44 +137,43 @@ func requests(p *process.Proc, pid int) (list []request, failed error) {
 }
 
 // assign gives the waiters their threads and returns the requests that are left.
-// One whose bytes are not known goes to a waiter if it can be no other.
+// One that may be either of several gets them all to choose from.
 func (t *Table) assign() (left []request) {
-	slices.SortStableFunc(t.requests, func(a, b request) int {
-		if a.ranged == b.ranged {
-			return 0
-		} else if a.ranged {
-			return -1
-		}
-		return 1
-	})
-	for _, r := range t.requests {
-		if !t.give(&r) {
-			left = append(left, r)
+	waiters := map[File][]*Waiter{}
+	for i := range t.Locks {
+		for k := range t.Locks[i].Waiters {
+			file := t.Locks[i].File()
+			waiters[file] = append(waiters[file], &t.Locks[i].Waiters[k])
 		}
 	}
-	return left
-}
-
-func (t *Table) give(r *request) bool {
-	var fit *Waiter
-	for i := range t.Locks {
-		if t.Locks[i].File() != r.file {
-			continue
-		}
-		for k := range t.Locks[i].Waiters {
-			switch w := &t.Locks[i].Waiters[k]; {
+	for i := range t.requests {
+		r := &t.requests[i]
+		var fit *Waiter
+		for _, w := range waiters[r.file] {
+			switch {
 			case w.TID != 0 || !r.fits(&w.Lock):
 			case fit == nil:
 				fit = w
-			case fit.Lock != w.Lock:
-				return false // it could be either
+				r.among = append(r.among, w.Lock)
+			case !slices.Contains(r.among, w.Lock):
+				r.among = append(r.among, w.Lock)
+			}
+		}
+		switch {
+		case fit == nil:
+			left = append(left, *r)
+		case len(r.among) == 1:
+			fit.PID, fit.TID, fit.FD, r.among = r.pid, r.tid, r.fd, nil
+		}
+	}
+	for i := range t.requests {
+		for _, w := range waiters[t.requests[i].file] {
+			if r := &t.requests[i]; w.TID == 0 && slices.Contains(r.among, w.Lock) {
+				w.Among = append(w.Among, process.Process{PID: r.pid})
 			}
 		}
 	}
-	if fit != nil {
-		fit.PID, fit.TID, fit.FD = r.pid, r.tid, r.fd
-	}
-	return fit != nil
+	return left
 }
 
 // waitOutside is for a PID namespace below the machine's: a lock that is held
@@ -209,7 +181,7 @@ func (t *Table) give(r *request) bool {
 // sleeps tells of both.
 func (s *scan) waitOutside(t *Table, left []request) {
 	for _, r := range left {
-		l := Lock{Kind: r.kind, Exclusive: r.exclusive, Waiting: true, PID: r.pid, Start: r.start, End: r.end,
+		l := Lock{Kind: r.kind, Exclusive: r.exclusive, Waiting: true, PID: r.pid, End: math.MaxInt64,
 			Major: r.file.Major, Minor: r.file.Minor, Ino: r.file.Ino}
 		i := slices.IndexFunc(t.Locks, func(h Held) bool {
 			return h.Conflicts(&l) || h.File() == r.file && h.Kind == r.kind && h.PID == 0 && h.Where == Outside
@@ -220,6 +192,6 @@ func (s *scan) waitOutside(t *Table, left []request) {
 			i = len(t.Locks)
 			t.Locks = append(t.Locks, Held{Lock: held, Where: Outside})
 		}
-		t.Locks[i].Waiters = append(t.Locks[i].Waiters, Waiter{s.name(r.pid), l, r.tid, r.fd})
+		t.Locks[i].Waiters = append(t.Locks[i].Waiters, Waiter{Process: s.name(r.pid), Lock: l, TID: r.tid, FD: r.fd})
 	}
 }

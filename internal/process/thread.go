@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
-
-	"github.com/slashrun/slashrun/internal/linux"
+	"syscall"
 )
 
 // Syscall is what /proc/PID/task/TID/syscall tells, proc_pid_syscall(5).
@@ -127,19 +126,37 @@ func (p *Proc) Threads(pid int) ([]int, error) {
 	return list, nil
 }
 
-// Catches reports whether the process has a handler for the signal (1 to 64).
-func (p *Proc) Catches(pid int, signal uint) (bool, error) {
+// Signals are sets of signals of a process: signal N is the bit N-1.
+type Signals struct {
+	Caught  uint64 // there is a handler
+	Waiting uint64 // has come for the whole process and is not blocked by its first thread
+}
+
+// Has reports whether the set has the signal.
+func Has(set uint64, signal syscall.Signal) bool { return set>>(signal-1)&1 != 0 }
+
+// Signals reads /proc/PID/status.
+func (p *Proc) Signals(pid int) (s Signals, err error) {
 	text, err := p.ReadRecord(strconv.Itoa(pid)+"/status", make([]byte, 0, 2<<10))
 	if err != nil {
-		return false, err
+		return s, err
 	}
+	var blocked uint64
+	sets := map[string]*uint64{"ShdPnd": &s.Waiting, "SigBlk": &blocked, "SigCgt": &s.Caught}
 	for line := range bytes.Lines(text) {
-		if v, ok := bytes.CutPrefix(line, []byte("SigCgt:")); ok {
-			mask, err := strconv.ParseUint(string(bytes.TrimSpace(v)), 16, 64)
-			return mask>>(signal-1)&1 != 0, err
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		if set := sets[string(key)]; set != nil {
+			if *set, err = strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64); err != nil {
+				return Signals{}, err
+			}
+			delete(sets, string(key))
 		}
 	}
-	return false, errors.New("/proc/PID/status has no SigCgt")
+	if len(sets) > 0 {
+		return Signals{}, errors.New("/proc/PID/status has no signals")
+	}
+	s.Waiting &^= blocked
+	return s, nil
 }
 
 // Timers is how many timers of timer_create(2) the process has, running or not. Of
@@ -160,29 +177,4 @@ func (p *Proc) Timers(pid int) (int, error) {
 		}
 	}
 	return n, nil
-}
-
-// Peek reads len(buf) bytes of the memory of a process, from the address on. It
-// takes the right to trace it, PTRACE_MODE_ATTACH_FSCREDS of ptrace(2).
-func (p *Proc) Peek(pid int, address uint64, buf []byte) error {
-	name := strconv.Itoa(pid) + "/mem"
-	if address > 1<<62 {
-		return &fs.PathError{Op: "read", Path: "/proc/" + name, Err: fs.ErrInvalid}
-	}
-	fd, err := p.open(name)
-	if err != nil {
-		return err
-	}
-	defer linux.Close(fd)
-	for got := 0; got < len(buf); {
-		n, err := linux.Pread(fd, buf[got:], int64(address)+int64(got))
-		if err == nil && n == 0 {
-			err = fs.ErrNotExist // the process has ended
-		}
-		if err != nil {
-			return &fs.PathError{Op: "read", Path: "/proc/" + name, Err: err}
-		}
-		got += n
-	}
-	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -87,26 +86,12 @@ func TestThreadOfAChild(t *testing.T) {
 		if list, err := p.Threads(pid); err != nil || !slices.Equal(list, []int{pid}) {
 			t.Errorf("threads %v, %v", list, err)
 		}
-		if got, err := p.Catches(pid, uint(syscall.SIGALRM)); err != nil || got != timer {
-			t.Errorf("flock %q catches SIGALRM: %v, %v", args, got, err)
+		if got, err := p.Signals(pid); err != nil || Has(got.Caught, syscall.SIGALRM) != timer || got.Waiting != 0 {
+			t.Errorf("flock %q: %+v, %v", args, got, err)
 		}
 		n, err := p.Timers(pid)
 		if !errors.Is(err, errors.ErrUnsupported) && (err != nil || (n > 0) != timer) {
 			t.Errorf("flock %q has %d timers, %v", args, n, err)
-		}
-	}
-}
-
-func TestPeek(t *testing.T) {
-	p := open(t)
-	secret := []byte("what is in memory")
-	got := make([]byte, len(secret))
-	if err := p.Peek(p.Self(), uint64(uintptr(unsafe.Pointer(&secret[0]))), got); err != nil || string(got) != string(secret) {
-		t.Errorf("%q, %v", got, err)
-	}
-	for _, address := range []uint64{0, 1 << 63} {
-		if err := p.Peek(p.Self(), address, got); err == nil {
-			t.Errorf("nothing is at %#x, and it was read", address)
 		}
 	}
 }
