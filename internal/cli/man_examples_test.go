@@ -257,6 +257,6 @@ func checkEntrypoints(t *testing.T, p *manPage, text string) {
 			continue
 		}
 		words[0] = filepath.Base(words[0])
-		checkCommandLine(t, p, strings.Join(words, " "))
+		checkCommandLine(t, "man/"+p.file, strings.Join(words, " "))
 	}
 }

@@ -71,7 +71,7 @@ func TestManPagesNameNoOtherOptions(t *testing.T) {
 			}
 		}
 		for _, line := range p.commandLines() {
-			checkCommandLine(t, p, line)
+			checkCommandLine(t, "man/"+p.file, line)
 		}
 	}
 }
@@ -89,7 +89,9 @@ func (p *manPage) commandLines() []string {
 
 // checkCommandLine holds the command and the long options of a call of slashrun to
 // the tables.
-func checkCommandLine(t *testing.T, p *manPage, line string) {
+func checkCommandLine(t *testing.T, where, line string) {
+	t.Helper()
+	line, _, _ = strings.Cut(line, "     #") // a remark
 	words := strings.Fields(line)
 	i := slices.Index(words, "slashrun")
 	if i < 0 || i+1 == len(words) {
@@ -101,7 +103,7 @@ func checkCommandLine(t *testing.T, p *manPage, line string) {
 	}
 	if c == nil {
 		if !strings.HasPrefix(words[i+1], "-") {
-			t.Errorf("man/%s: %q: there is no command %s", p.file, line, words[i+1])
+			t.Errorf("%s: %q: there is no command %s", where, line, words[i+1])
 		}
 		return
 	}
@@ -112,8 +114,35 @@ func checkCommandLine(t *testing.T, p *manPage, line string) {
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(w, "--"), "=")
 		if strings.HasPrefix(w, "--") && name != "help" && !slices.ContainsFunc(c.flags(), func(f Flag) bool { return f.Long == name }) {
-			t.Errorf("man/%s: %q: there is no option --%s", p.file, line, name)
+			t.Errorf("%s: %q: there is no option --%s", where, line, name)
 		}
+	}
+}
+
+// What help and the documents show has the commands and options that there are.
+func TestShownCommandLines(t *testing.T) {
+	n := 0
+	check := func(where, text, indent string) {
+		for line := range strings.Lines(text) {
+			code, ok := strings.CutPrefix(line, indent)
+			if code = strings.TrimPrefix(code, "$ "); ok && strings.HasPrefix(code, "slashrun ") {
+				n++
+				checkCommandLine(t, where, strings.TrimSpace(code))
+			}
+		}
+	}
+	for _, c := range allCommands() {
+		check("help "+c.Name, c.Doc, "  ")
+	}
+	files, err := filepath.Glob("../../docs/*.md")
+	mustDo(t, err)
+	for _, f := range append(files, "../../README.md", "../../examples/README.md") {
+		text, err := os.ReadFile(f)
+		mustDo(t, err)
+		check(filepath.Base(f), string(text), "    ")
+	}
+	if n < 30 {
+		t.Errorf("only %d command lines were found", n)
 	}
 }
 
