@@ -31,17 +31,21 @@
 //
 // A link in /proc/PID/fd may lead to a file system that does not answer any more
 // (a dead NFS server, a FUSE daemon that is stopped), and a process's maps may be
-// locked for as long as it waits for one. FUSE is not asked (AT_STATX_DONT_SYNC),
-// and all is done on a thread that is left behind when one step takes longer than
-// [Options.Patience]. Such a descriptor is counted in [Index.Incomplete]; a file
-// system that answered the caller's stat(2) is not the one.
+// locked for as long as it waits for one. FUSE is never asked (AT_STATX_DONT_SYNC;
+// without statx(2) nothing is that is not on a local mount of its process), because
+// no signal frees who waits for it. All else is done on a thread that is left behind
+// when one step takes longer than [Options.Patience]. What was not looked at is
+// counted in [Index.Incomplete]; a file system that answered the caller's stat(2) is
+// not the one.
 //
 // # When it cannot tell
 //
 //	processes of other users (no ptrace rights)  Incomplete, with how many
 //	hidepid=, a PID namespace below the machine's Incomplete
+//	a process that does not answer                Incomplete, with how many
+//	one that ends while we look                   what it left to a child is found there
 //	no /proc                                      process.Open fails
-//	no statx(2) (a filter)                        stat(2), which may hang: see above
+//	no statx(2) (a filter)                        only local mounts are looked at: see above
 //	no kcmp(2) (a filter, no CAP_SYS_PTRACE)      the threads are looked at one by one, 64 of a process
 //	a network namespace that we may not enter     Incomplete, with how many
 //	one that only a socket keeps alive            its sockets are in nobody's list: a

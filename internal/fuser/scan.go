@@ -24,6 +24,7 @@ type scan struct {
 	ids     map[ID]bool // nil: all of the devices
 	sockfs  uint64      // device of socket:[N]
 	nsfs    uint64      // device of net:[N]
+	asksAll bool        // every look asks a file system
 	kcmp    bool        // numbers of processes are ours to give to kcmp(2)
 	unseen  unseen
 	// vanished says that in this round a process ended before all of it was seen.
@@ -81,7 +82,7 @@ func newScan(p *process.Proc, o Options) (*scan, error) {
 	if err := s.kinds(); err != nil {
 		return nil, err
 	}
-	s.kcmp = p.OwnNumbers() == nil
+	s.kcmp, s.asksAll = p.OwnNumbers() == nil, asksAll()
 	fd, err := linux.NetlinkSocket(linux.NETLINK_SOCK_DIAG, time.Second)
 	if err == nil {
 		var st syscall.Stat_t

@@ -125,7 +125,7 @@ func (s *scan) mountedNetworks() {
 // waiting.
 func reachable(table []mounts.Mount, path string) bool {
 	return !slices.ContainsFunc(table, func(m mounts.Mount) bool {
-		return under(path, m.Point) && m.FSType != "nsfs" && (!mounts.Local(m.FSType) || strings.HasPrefix(m.FSType, "fuse"))
+		return under(path, m.Point) && !answers(m.FSType)
 	})
 }
 

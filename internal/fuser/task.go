@@ -9,6 +9,7 @@ import (
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/locks"
+	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
 
@@ -20,12 +21,13 @@ type found struct {
 	sockets map[uint32][]holder
 	netns   map[uint64]string // a link through which it can be entered
 
-	ended    bool // it ended before all was seen
-	denied   bool // by the kernel: the process is another user's
-	silent   bool // nothing was seen of it, as it does not answer
-	hangs    int  // what was left out because it would hang
-	threads  int  // whose descriptors were not looked at
-	mappings bool // there are some that cannot be compared
+	ended    bool           // it ended before all was seen
+	table    []mounts.Mount // of the process, where it was needed
+	denied   bool           // by the kernel: the process is another user's
+	silent   bool           // nothing was seen of it, as it does not answer
+	hangs    int            // what was left out because it would hang
+	threads  int            // whose descriptors were not looked at
+	mappings bool           // there are some that cannot be compared
 }
 
 // entry is a use of an inode.
@@ -96,8 +98,7 @@ type task struct {
 // about, or that cannot be told; more is false when the task is not to be looked at
 // any further.
 func (t *task) node(d *process.Dir, link string, what place, which uint64) (n process.Inode, ok, more bool) {
-	if !t.enter(spot{t.n, t.thread, what, which}) || t.isDead(d, link) {
-		t.hangs++
+	if !t.look(d, link, what, which) {
 		return n, false, true
 	}
 	n, err := d.Inode(link)
@@ -120,6 +121,19 @@ func (t *task) node(d *process.Dir, link string, what place, which uint64) (n pr
 	}
 	t.denied = true
 	return n, false, false
+}
+
+// look reports whether a link is to be looked at, and counts it if it should be and
+// cannot.
+func (t *task) look(d *process.Dir, link string, what place, which uint64) bool {
+	ask := unknown
+	if t.enter(spot{t.n, t.thread, what, which}) && !t.isDead(d, link) {
+		ask = t.mayAsk(d, link, what)
+	}
+	if ask == unknown {
+		t.hangs++
+	}
+	return ask == yes
 }
 
 // isDead reports whether a link leads to a mount that does not answer.

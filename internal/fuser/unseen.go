@@ -29,7 +29,9 @@ func (u *unseen) merge(f *found) {
 	if f.silent {
 		u.silent++
 	}
-	u.hangs += f.hangs
+	if u.hangs += f.hangs; f.hangs > 0 {
+		u.hang(f.st.PID)
+	}
 	u.threads += f.threads
 	if f.mappings {
 		u.mappings++
@@ -56,7 +58,7 @@ func (u *unseen) list(s *scan) (list []string) {
 		add("the descriptors, directories and mappings of %s of other users cannot be seen", count(u.denied, "process", "es"))
 	}
 	if u.hangs > 0 {
-		add("%s not answer, or on a file system that does not, the first of %s", does(u.hangs, "descriptor, directory or mapping", "descriptors, directories or mappings"), u.first)
+		add("%s on file systems that do not answer, or might not, and cannot be seen; the first of %s", are(u.hangs, "use", "s"), u.first)
 	}
 	if u.silent > 0 {
 		add("%s not answer, the first is %s", does(u.silent, "process", "processes"), u.first)
