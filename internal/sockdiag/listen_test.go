@@ -12,6 +12,7 @@ import (
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func greeted(t testing.TB, path string) (Reception, error) {
@@ -27,54 +28,69 @@ func greeted(t testing.TB, path string) (Reception, error) {
 func TestGreet(t *testing.T) {
 	for _, p := range seccomptest.All {
 		t.Run(p.String(), func(t *testing.T) {
-			seccomptest.Run(t, p, func(t *testing.T) {
-				dir := t.TempDir()
-				want := func(name string, r Reception) {
-					t.Helper()
-					if got, err := greeted(t, dir+"/"+name); got != r || err != nil {
-						t.Errorf("%s: %v, %v, want %v", name, got, err, r)
-					}
-				}
-				for name, typ := range map[string]int{"stream": syscall.SOCK_STREAM, "seqpacket": syscall.SOCK_SEQPACKET} {
-					fd := bind(t, dir+"/"+name, typ)
-					want(name, BoundOnly)
-					must(t, syscall.Listen(fd, 0))
-					want(name, Listens)
-					want(name, Listens)
-					if _, _, err := syscall.Accept(fd); err != syscall.EAGAIN {
-						t.Errorf("%s: the listener woke: %v", name, err)
-					}
-					c, err := linux.UnixSocket(typ)
-					must(t, err)
-					defer linux.Close(c)
-					must(t, linux.ConnectUnix(c, dir+"/"+name))
-					want(name, Full)
-					n, _, err := syscall.Accept(fd)
-					must(t, err)
-					syscall.Close(n)
-					want(name, Listens)
-					must(t, syscall.Shutdown(fd, syscall.SHUT_RD))
-					want(name, BoundOnly)
-					syscall.Close(fd)
-					want(name, Nobody)
-				}
-				d := bind(t, dir+"/datagram", syscall.SOCK_DGRAM)
-				want("datagram", Datagram)
-				bind(t, dir+"/peer", syscall.SOCK_DGRAM)
-				must(t, syscall.Connect(d, &syscall.SockaddrUnix{Name: dir + "/peer"}))
-				want("datagram", Paired)
-
-				name := "@slashrun-test-" + filepath.Base(filepath.Dir(dir)) + "-" + strings.ReplaceAll(t.Name(), "/", "-")
-				if r, err := GreetName(name); r != Nobody || err != nil {
-					t.Errorf("an abstract name: %v, %v", r, err)
-				}
-				a := bind(t, name, syscall.SOCK_STREAM)
-				must(t, syscall.Listen(a, 1))
-				if r, err := GreetName(name); r != Listens || err != nil {
-					t.Errorf("an abstract name: %v, %v", r, err)
-				}
-			})
+			seccomptest.Run(t, p, greetEach)
 		})
+	}
+}
+
+// The order in which connect(2) looks at things is the kernel's own affair, so each
+// is asked.
+func TestGreetOnKernels(t *testing.T) {
+	for _, k := range vmtest.Kernels {
+		t.Run(string(k), func(t *testing.T) {
+			if !vmtest.Inside() {
+				testenv.Need(t, testenv.Root) // it needs none: one pass of the two is enough for a boot
+			}
+			vmtest.Run(t, vmtest.Options{Kernel: k}, greetEach)
+		})
+	}
+}
+
+func greetEach(t *testing.T) {
+	dir := t.TempDir()
+	want := func(name string, r Reception) {
+		t.Helper()
+		if got, err := greeted(t, dir+"/"+name); got != r || err != nil {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, r)
+		}
+	}
+	for name, typ := range map[string]int{"stream": syscall.SOCK_STREAM, "seqpacket": syscall.SOCK_SEQPACKET} {
+		fd := bind(t, dir+"/"+name, typ)
+		want(name, BoundOnly)
+		must(t, syscall.Listen(fd, 0))
+		want(name, Listens)
+		want(name, Listens)
+		if _, _, err := syscall.Accept(fd); err != syscall.EAGAIN {
+			t.Errorf("%s: the listener woke: %v", name, err)
+		}
+		c, err := linux.UnixSocket(typ)
+		must(t, err)
+		defer linux.Close(c)
+		must(t, linux.ConnectUnix(c, dir+"/"+name))
+		want(name, Full)
+		n, _, err := syscall.Accept(fd)
+		must(t, err)
+		syscall.Close(n)
+		want(name, Listens)
+		must(t, syscall.Shutdown(fd, syscall.SHUT_RD))
+		want(name, BoundOnly)
+		syscall.Close(fd)
+		want(name, Nobody)
+	}
+	d := bind(t, dir+"/datagram", syscall.SOCK_DGRAM)
+	want("datagram", Datagram)
+	bind(t, dir+"/peer", syscall.SOCK_DGRAM)
+	must(t, syscall.Connect(d, &syscall.SockaddrUnix{Name: dir + "/peer"}))
+	want("datagram", Paired)
+
+	name := "@slashrun-test-" + filepath.Base(filepath.Dir(dir)) + "-" + strings.ReplaceAll(t.Name(), "/", "-")
+	if r, err := GreetName(name); r != Nobody || err != nil {
+		t.Errorf("an abstract name: %v, %v", r, err)
+	}
+	a := bind(t, name, syscall.SOCK_STREAM)
+	must(t, syscall.Listen(a, 1))
+	if r, err := GreetName(name); r != Listens || err != nil {
+		t.Errorf("an abstract name: %v, %v", r, err)
 	}
 }
 

@@ -12,10 +12,12 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
 func TestMain(m *testing.M) {
 	seccomptest.Setup()
+	vmtest.Setup()
 	nstest.Main(m)
 }
 
