@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/slashrun/slashrun/internal/condition"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
@@ -111,6 +112,7 @@ func TestWaitSleeps(t *testing.T) {
 func TestWaitSignals(t *testing.T) {
 	link := slashrunLink(t)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		mustDo(t, linux.DefaultSignal(sig)) // what runs the tests may ignore it, and then it stays so
 		cmd := exec.Command(link, "wait", "path:/nowhere")
 		mustDo(t, cmd.Start())
 		blocked(t, cmd.Process.Pid)

@@ -57,8 +57,9 @@ func (l *look) lock(path string) {
 	}
 	// The lock goes after the last close of the file, or with LOCK_UN, of which
 	// nothing tells: the event only makes the next look come sooner.
-	if wd, err := addWatch(l.inotify, s.fd, fileEvents|linux.IN_CLOSE_WRITE|linux.IN_CLOSE_NOWRITE); err == nil {
-		l.interest(interest{wd, ""})
+	const closed = linux.IN_CLOSE_WRITE | linux.IN_CLOSE_NOWRITE
+	if wd, err := addWatch(l.inotify, s.fd, closed); err == nil {
+		l.interest(interest{wd, "", closed})
 	}
 	l.unlocked(path, s)
 }

@@ -37,11 +37,12 @@ func (l *look) pidfile(path string) {
 		return
 	}
 	if s.st.Mode&syscall.S_IFMT == syscall.S_IFREG { // it is written in place
-		wd, err := addWatch(l.inotify, s.fd, fileEvents|linux.IN_MODIFY|linux.IN_CLOSE_WRITE|linux.IN_ATTRIB)
+		const written = linux.IN_MODIFY | linux.IN_CLOSE_WRITE | linux.IN_ATTRIB
+		wd, err := addWatch(l.inotify, s.fd, written)
 		if err != nil {
 			l.unwatched(path, err)
 		} else {
-			l.interest(interest{wd, ""})
+			l.interest(interest{wd, "", written})
 		}
 	}
 	st, err := pidfile.Check(path)

@@ -333,8 +333,7 @@ func (w *waiter) schedule(c *waiting, now time.Time) {
 func happened(log []linux.InotifyEvent, list []interest) bool {
 	for _, e := range log {
 		for _, i := range list {
-			own := e.Mask&(linux.IN_IGNORED|linux.IN_DELETE_SELF|linux.IN_MOVE_SELF|linux.IN_UNMOUNT) != 0
-			if e.WD == i.wd && (e.Name == i.name || own) {
+			if i.in(e) {
 				return true
 			}
 		}

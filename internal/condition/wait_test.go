@@ -13,6 +13,7 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/testenv"
+	"github.com/slashrun/slashrun/pidfile"
 )
 
 func TestAnyAndTimeout(t *testing.T) {
@@ -95,6 +96,35 @@ func TestHundred(t *testing.T) {
 		if want := i == 0; c.Holds != want || c.Polled != "" || i > 3 && c.Why == "" {
 			t.Errorf("%+v", c)
 		}
+	}
+}
+
+// One condition's look is no event for another, nor for itself: a PID file is opened
+// and closed to be read, and a lock's file is watched for being closed.
+func TestLooksAreNoEvents(t *testing.T) {
+	testenv.Need(t, initial)
+	path := t.TempDir() + "/food.pid"
+	dead := sleeper(t)
+	must(t, pidfile.WriteFor(path, dead.Process.Pid))
+	dead.Process.Kill()
+	dead.Wait()
+	r := begin(t, forever(Options{}), "pidfile:"+path, "lock:"+path, "path:"+path, "gone:"+path+"/x")
+	r.idle()
+	if n := r.turns(); n > 15 {
+		t.Errorf("turned %d times", n)
+	}
+	fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDONLY, 0)
+	must(t, err)
+	before := r.turns()
+	linux.Close(fd) // an event for the lock alone, which then causes none
+	r.idle()
+	if n := r.turns() - before; n > 6 {
+		t.Errorf("turned %d times", n)
+	}
+	r.cancel()
+	<-r.done
+	if got := r.report.Conditions[0]; got.Holds || got.Looks > 2 {
+		t.Errorf("%+v", got)
 	}
 }
 

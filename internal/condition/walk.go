@@ -167,7 +167,7 @@ func (w *walker) watch(name string, last bool, mask uint32) bool {
 		w.unwatched(w.shown, err)
 		return true
 	}
-	w.interest(interest{wd, name}, interest{wd, ""})
+	w.interest(interest{wd, name, dirEvents | mask}, interest{wd, "", dirEvents})
 	return true
 }
 
@@ -194,7 +194,7 @@ func (w *walker) open(name string) bool {
 		w.fail(false, "no permission to look into %s", w.shown)
 		// Which may be given. The directory's own watch is asked for it.
 		if wd, err := addWatch(w.inotify, w.dir, dirEvents|linux.IN_ATTRIB); err == nil {
-			w.interest(interest{wd, ""})
+			w.interest(interest{wd, "", linux.IN_ATTRIB})
 		}
 	default:
 		w.blind("%v", err)

@@ -2,6 +2,7 @@ package condition
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -10,17 +11,34 @@ import (
 
 // interest is an event that makes a condition worth another look: something
 // happens to the entry name of the watched directory, or for an empty name to the
-// watched inode itself.
+// watched inode itself. mask says what: an inode has one watch for all, and what
+// one condition's look does (it opens and closes a PID file) may be what another one
+// watches for.
 type interest struct {
 	wd   int32
 	name string
+	mask uint32
+}
+
+// always is what every watch tells of, asked or not.
+const always = linux.IN_IGNORED | linux.IN_UNMOUNT
+
+// in reports whether e is what i waits for.
+func (i interest) in(e linux.InotifyEvent) bool {
+	return e.WD == i.wd && (e.Mask&always != 0 || e.Name == i.name && e.Mask&i.mask != 0)
+}
+
+// watcher is a condition with what it waits for.
+type watcher struct {
+	c    *waiting
+	mask uint32
 }
 
 // watches is one inotify instance for all conditions. The loop alone uses table;
 // add may be called from everywhere.
 type watches struct {
 	fd    int // -1 without
-	table map[int32]map[string][]*waiting
+	table map[int32]map[string][]watcher
 	buf   []byte
 }
 
@@ -31,7 +49,7 @@ func (w *watches) open() (err error) {
 		w.fd = -1
 		return err
 	}
-	w.table = map[int32]map[string][]*waiting{}
+	w.table = map[int32]map[string][]watcher{}
 	return nil
 }
 
@@ -42,11 +60,9 @@ func (w *watches) close() {
 	}
 }
 
-// What is watched: of a directory the coming and going of entries, and its own.
-const (
-	dirEvents  = linux.IN_CREATE | linux.IN_DELETE | linux.IN_MOVED_FROM | linux.IN_MOVED_TO | linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
-	fileEvents = linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
-)
+// dirEvents is what is watched of a directory: the coming and going of entries, and
+// its own.
+const dirEvents = linux.IN_CREATE | linux.IN_DELETE | linux.IN_MOVED_FROM | linux.IN_MOVED_TO | linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
 
 var errNoInotify = errors.New("no inotify instance")
 
@@ -76,15 +92,15 @@ func (w *watches) set(c *waiting, list []interest) {
 	for _, i := range list {
 		names := w.table[i.wd]
 		if names == nil {
-			names = map[string][]*waiting{}
+			names = map[string][]watcher{}
 			w.table[i.wd] = names
 		}
-		if !contains(names[i.name], c) {
-			names[i.name] = append(names[i.name], c)
+		if v := (watcher{c, i.mask}); !slices.Contains(names[i.name], v) {
+			names[i.name] = append(names[i.name], v)
 		}
 	}
 	for _, old := range c.interests {
-		if !wanted(list, old) {
+		if !slices.Contains(list, old) {
 			w.drop(c, old)
 		}
 	}
@@ -96,12 +112,7 @@ func (w *watches) drop(c *waiting, i interest) {
 	if names == nil {
 		return
 	}
-	kept := names[i.name][:0]
-	for _, o := range names[i.name] {
-		if o != c {
-			kept = append(kept, o)
-		}
-	}
+	kept := slices.DeleteFunc(names[i.name], func(v watcher) bool { return v == watcher{c, i.mask} })
 	if names[i.name] = kept; len(kept) > 0 {
 		return
 	}
@@ -109,24 +120,6 @@ func (w *watches) drop(c *waiting, i interest) {
 		delete(w.table, i.wd)
 		linux.InotifyRemoveWatch(w.fd, i.wd) // EINVAL where the inode is gone
 	}
-}
-
-func contains(list []*waiting, c *waiting) bool {
-	for _, o := range list {
-		if o == c {
-			return true
-		}
-	}
-	return false
-}
-
-func wanted(list []interest, i interest) bool {
-	for _, o := range list {
-		if o == i {
-			return true
-		}
-	}
-	return false
 }
 
 // maxRead bounds how many events one turn of the loop reads.
@@ -158,14 +151,15 @@ func (w *watches) meant(e linux.InotifyEvent, f func(*waiting)) {
 	names := w.table[e.WD]
 	if e.Mask&linux.IN_IGNORED != 0 { // the watch is gone: whoever relied on it must look
 		delete(w.table, e.WD)
-		for _, list := range names {
-			for _, c := range list {
-				f(c)
+	}
+	if e.Mask&always == 0 {
+		names = map[string][]watcher{e.Name: names[e.Name]}
+	}
+	for name, list := range names {
+		for _, v := range list {
+			if (interest{e.WD, name, v.mask}).in(e) {
+				f(v.c)
 			}
 		}
-		return
-	}
-	for _, c := range names[e.Name] {
-		f(c)
 	}
 }
