@@ -51,7 +51,9 @@ type manager struct {
 
 func managers() []manager {
 	return []manager{
-		{dirs: unit.Dirs(), runtime: "/run"},
+		// What generators and systemd-run(1) made of other configuration counts, too
+		// (systemd.unit(5), "Unit File Load Path").
+		{dirs: append([]string{"/run/systemd/transient", "/run/systemd/generator.early"}, append(unit.Dirs(), "/run/systemd/generator", "/run/systemd/generator.late")...), runtime: "/run"},
 		{dirs: []string{"/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user"},
 			runtime: "/run/user/" + anything, user: true},
 	}
@@ -191,7 +193,11 @@ func (r *reader) read() {
 		}
 	}
 	for i := range r.unit.Assignments {
-		r.assignment(&r.unit.Assignments[i])
+		a := &r.unit.Assignments[i]
+		r.assignment(a)
+		if n := r.unit.Name; n.Prefix == "user-runtime-dir" && n.At && a.Key == "ExecStart" { // user@.service(5)
+			r.add("/run/user/"+n.Instance, a)
+		}
 	}
 	for _, p := range r.found {
 		if before, _, ok := strings.Cut(p.path, anything); ok {
