@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/stale"
@@ -12,25 +14,40 @@ import (
 // table is the mount table of the look: which file systems answer without anybody
 // else's help.
 type table struct {
+	proc  *process.Proc
 	list  []mounts.Mount
 	byID  map[int]*mounts.Mount
 	point map[string]*mounts.Mount // the topmost
 	// silent are the mount points of file systems that are not asked anything.
 	silent map[string]*mounts.Mount
+	// root is the id of the mount that "/" lies on, which the table does not show to
+	// whoever lives in a chroot.
+	root int
+	// again is how often the table was read once more.
+	again int
 }
 
 // readTable reads the mount table; without a procfs it is empty.
 func readTable(p *process.Proc) (*table, error) {
-	t := &table{byID: map[int]*mounts.Mount{}, point: map[string]*mounts.Mount{}, silent: map[string]*mounts.Mount{}}
-	if p == nil {
-		return t, nil
+	t := &table{proc: p}
+	var st fsat.Stat
+	if id, err := fsat.StatQuietly(linux.AT_FDCWD, "/", &st); err == nil {
+		t.root = id
 	}
-	text, err := p.MountInfo(true)
+	return t, t.read()
+}
+
+func (t *table) read() error {
+	t.byID, t.point, t.silent = map[int]*mounts.Mount{}, map[string]*mounts.Mount{}, map[string]*mounts.Mount{}
+	if t.proc == nil {
+		return nil
+	}
+	text, err := t.proc.MountInfo(true)
 	if err != nil {
-		return t, err
+		return err
 	}
 	if t.list, err = mounts.ParseText(text); err != nil {
-		return t, err
+		return err
 	}
 	for i := range t.list {
 		m := &t.list[i]
@@ -42,7 +59,39 @@ func readTable(p *process.Proc) (*table, error) {
 			t.silent[point] = m
 		}
 	}
-	return t, nil
+	return nil
+}
+
+// maxAgain is how often a look reads the mount table once more because of mounts that
+// came meanwhile.
+const maxAgain = 16
+
+// mount is the mount with this id, of the object at a path that was reached from the
+// mount on. An older kernel tells no id (0): then the path decides. silent says that it
+// must not be asked anything: it does not answer by itself, or came after the table was
+// read and is not in it now either.
+func (t *table) mount(id int, at string, on *mounts.Mount) (m *mounts.Mount, silent bool) {
+	switch {
+	case id == 0 && t.point[at] != nil:
+		m = t.point[at]
+	case id == 0, len(t.list) == 0:
+		m = on
+	default:
+		m = t.byID[id]
+		if m == nil && id != t.root && t.again < maxAgain {
+			t.again++
+			if t.read() == nil {
+				m = t.byID[id]
+			}
+		}
+		if m == nil && id == t.root {
+			return nil, false
+		}
+		if m == nil {
+			return &mounts.Mount{ID: id, Point: at, Root: "/", FSType: "file system that the mount table does not show"}, true
+		}
+	}
+	return m, m != nil && !answers(m)
 }
 
 // kernelTypes are file systems that the kernel itself answers for. Nothing in them is

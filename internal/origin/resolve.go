@@ -161,15 +161,11 @@ func (r *resolver) look(o *object) error {
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: o.path, Err: inroot.Errno(err)}
 	}
-	switch {
-	case id != 0:
-		o.mount = r.table.byID[id]
-	case r.table.point[o.path] != nil: // an older kernel
-		o.mount = r.table.point[o.path]
+	m, silent := r.table.mount(id, o.path, o.mount)
+	if silent {
+		return &silentError{o.path, m}
 	}
-	if o.mount != nil && !answers(o.mount) {
-		return &silentError{o.path, o.mount} // mounted since the table was read
-	}
+	o.mount = m
 	return nil
 }
 

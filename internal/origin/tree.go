@@ -204,8 +204,8 @@ func (w *walker) entry(dir *fsat.Dir, above, name string, on *mounts.Mount) (ent
 		w.tree.Failed = true
 		return false, nil
 	}
-	m := w.mountAt(id, at, on)
-	if m != nil && !answers(m) { // mounted since the table was read
+	m, silent := w.table.mount(id, at, on)
+	if silent { // mounted since the table was read
 		w.silent(at, m)
 		return false, nil
 	}
@@ -237,18 +237,6 @@ func (w *walker) silent(at string, m *mounts.Mount) {
 	x.Type, x.Mount = Directory, mountOf(m, at)
 	x.decide(stale.Live, Mounted, "a "+m.FSType+" is mounted here")
 	w.tree.NotEntered = append(w.tree.NotEntered, Skipped{at, (&silentError{at, m}).Error()})
-}
-
-// mountAt is the mount that the entry at lies on: by its id, or where that is not told,
-// by its path.
-func (w *walker) mountAt(id int, at string, on *mounts.Mount) *mounts.Mount {
-	if m := w.table.byID[id]; m != nil {
-		return m
-	}
-	if m := w.table.point[at]; m != nil {
-		return m
-	}
-	return on
 }
 
 // mountShown is mountOf, one for all rows of a mount.
@@ -283,8 +271,8 @@ func (w *walker) enter(dir *fsat.Dir, above, name string, on *mounts.Mount, dept
 		w.skip(at, err)
 		return nil
 	}
-	m := w.mountAt(id, at, on)
-	if m != nil && !answers(m) {
+	m, silent := w.table.mount(id, at, on)
+	if silent {
 		w.tree.NotEntered = append(w.tree.NotEntered, Skipped{at, (&silentError{at, m}).Error()})
 		return nil
 	}

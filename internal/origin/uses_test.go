@@ -266,6 +266,44 @@ func TestHundredThousand(t *testing.T) {
 	})
 }
 
+// What is mounted while we look is found out before it is asked anything.
+func TestHungFUSEMeanwhile(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		for _, profile := range []seccomptest.Profile{seccomptest.None, seccomptest.EPERM} {
+			t.Run(profile.String(), func(t *testing.T) {
+				seccomptest.Run(t, profile, func(t *testing.T) {
+					dir := "/run/late" + profile.String()
+					must(t, os.MkdirAll(dir+"/a/b", 0o755))
+					i := inspector(t, Options{Root: system(t, nil)})
+					var asked *atomic.Int64
+					tr, err := i.Tree(t.Context(), dir, func(n int) {
+						if asked == nil {
+							asked = hung(t, dir+"/a")
+						}
+					})
+					must(t, err)
+					if asked == nil || asked.Load() != 0 || len(tr.NotEntered) != 1 || !strings.Contains(tr.NotEntered[0].Why, "fuse") {
+						t.Errorf("%+v", tr)
+					}
+					s, err := i.begin(t.Context(), true)
+					must(t, err)
+					late := hung(t, dir+"/late")
+					for _, p := range []string{"/late", "/late/x"} {
+						if r := s.path(dir+p, 0); r.Mount == nil || r.Mount.Type != "fuse" {
+							t.Errorf("%+v", r)
+						}
+					}
+					s.end()
+					if late.Load() != 0 {
+						t.Errorf("asked %d times", late.Load())
+					}
+				})
+			})
+		}
+	})
+}
+
 // An automount is not triggered, neither by its own path nor by one below it: its
 // daemon hears nothing.
 func TestAutofs(t *testing.T) {
