@@ -50,7 +50,7 @@ install)
 	act=put
 	if [ -z "$SLASHRUN" ]; then
 		SLASHRUN=$tmp/slashrun
-		: "${VERSION:=$(git describe --tags --always --dirty 2>/dev/null | sed 's/^v//')}"
+		: "${VERSION:=$(git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null | sed 's/^v//')}"
 		CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$SLASHRUN" \
 			-ldflags "-s -w -X github.com/slashrun/slashrun/internal/cli.version=${VERSION:-devel}" ./cmd/slashrun
 	fi
