@@ -163,7 +163,7 @@ func (t *task) mappedNode(m *mapping) (process.Inode, error) {
 	from, to := bytes.TrimLeft(m.from, "0"), bytes.TrimLeft(m.to, "0")
 	which, _ := strconv.ParseUint(string(from), 16, 64)
 	link := "map_files/" + string(from) + "-" + string(to)
-	if !t.look(t.dir, link, atMap, which) {
+	if !t.lookAt(t.dir, link, atMap, which) {
 		return process.Inode{}, fs.ErrNotExist
 	}
 	return t.dir.Inode(link)

@@ -98,7 +98,7 @@ type task struct {
 // about, or that cannot be told; more is false when the task is not to be looked at
 // any further.
 func (t *task) node(d *process.Dir, link string, what place, which uint64) (n process.Inode, ok, more bool) {
-	if !t.look(d, link, what, which) {
+	if !t.lookAt(d, link, what, which) {
 		return n, false, true
 	}
 	n, err := d.Inode(link)
@@ -123,9 +123,9 @@ func (t *task) node(d *process.Dir, link string, what place, which uint64) (n pr
 	return n, false, false
 }
 
-// look reports whether a link is to be looked at, and counts it if it should be and
+// lookAt reports whether a link is to be looked at, and counts it if it should be and
 // cannot.
-func (t *task) look(d *process.Dir, link string, what place, which uint64) bool {
+func (t *task) lookAt(d *process.Dir, link string, what place, which uint64) bool {
 	ask := unknown
 	if t.enter(spot{t.n, t.thread, what, which}) && !t.isDead(d, link) {
 		ask = t.mayAsk(d, link, what)

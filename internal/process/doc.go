@@ -35,6 +35,12 @@
 // same in two looks, it has slept in between. [Dir] is a process's directory held
 // open, for what is asked often.
 //
+// # Many processes
+//
+// [Dir] looks things up from a process's own directory, which is cheaper than from
+// the top. What is read of a process may have to wait for what that waits for:
+// [Each] leaves behind what takes too long.
+//
 // # When it fails
 //
 //	/proc not mounted        Open makes a procfs of its own; without the privilege an error

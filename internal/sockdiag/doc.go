@@ -40,8 +40,12 @@
 //
 // # The dump
 //
-// It needs no permission on the file, but shows this network namespace alone, and
-// a network namespace that only a descriptor holds stays out of sight. So a match
+// It needs no permission on the file, but shows one network namespace alone: this
+// one, or with [DumpIn] any other that can be entered. One that only a descriptor
+// holds stays out of sight. A connection that was accepted has the file of the socket
+// that listened, and the network namespace of the client; its Peer is the client's
+// socket, which most often has no file, and the sockets that wait to be accepted are
+// in Waiting. The numbers of sockets are unique on the machine. So a match
 // proves that a socket is bound, and no match proves nothing. The kernel gives 32
 // bits of the inode number and the superblock's device, which is not the st_dev
 // of stat(2) on overlayfs and btrfs: take it from the mount table.
@@ -49,6 +53,7 @@
 // # When it fails
 //
 //	no unix_diag in the kernel       Dump: ENOENT
+//	another namespace, no privilege  DumpIn: EPERM
 //	AF_NETLINK denied by a filter    Dump: EPERM, EACCES, EAFNOSUPPORT
 //	no /proc mounted                 Probe: ErrNeedsProc; ProbeAt goes by the name
 //

@@ -237,3 +237,50 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Who waits to be accepted, who made a socket, and another network namespace.
+func TestDumpIn(t *testing.T) {
+	nstest.Run(t, nstest.Options{Net: true}, func(t *testing.T) {
+		var fd, ns int
+		must(t, linux.OnThread(syscall.CLONE_NEWNET, func() (err error) {
+			if fd, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0); err != nil {
+				return err
+			}
+			ns, err = linux.Openat(linux.AT_FDCWD, "/proc/thread-self/ns/net", linux.O_RDONLY, 0)
+			return err
+		}))
+		defer syscall.Close(fd)
+		defer syscall.Close(ns)
+		must(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: "/run/there"}))
+		must(t, syscall.Listen(fd, 5))
+		client, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		must(t, err)
+		defer syscall.Close(client)
+		must(t, syscall.Connect(client, &syscall.SockaddrUnix{Name: "/run/there"}))
+		var st syscall.Stat_t
+		must(t, syscall.Fstat(client, &st))
+
+		find := func(list []Socket) *Socket {
+			for i := range list {
+				if list[i].Name == "/run/there" && list[i].State == Listening {
+					return &list[i]
+				}
+			}
+			return nil
+		}
+		here, err := Dump()
+		must(t, err)
+		if s := find(here); s != nil {
+			t.Errorf("it is listed here: %+v", s)
+		}
+		there, err := DumpIn(ns)
+		must(t, err)
+		s := find(there)
+		if s == nil || len(s.Waiting) != 1 || s.Waiting[0] != uint32(st.Ino) || s.Queue != 1 || s.Backlog != 5 || !s.UID.Known || s.UID.ID != 0 {
+			t.Errorf("%+v, client %d", s, st.Ino)
+		}
+		if _, err := DumpIn(client); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("no namespace at all: %v", err)
+		}
+	})
+}

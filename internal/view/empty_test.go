@@ -156,3 +156,35 @@ func TestOldKernel(t *testing.T) {
 		t.Run("hung", testHung)
 	})
 }
+
+// Anybody may keep more namespaces than we have descriptors: what is known is told
+// all the same.
+func TestManyEmpty(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		must(t, os.MkdirAll("/run/app", 0o755))
+		must(t, os.WriteFile("/run/app/file", nil, 0o644))
+		p, err := process.Open()
+		must(t, err)
+		defer p.Close()
+		const many = 100
+		for range many {
+			must(t, linux.OnThread(linux.CloneNewNS, func() error {
+				fd, err := p.OpenLink(fmt.Sprintf("%d/task/%d/ns/mnt", os.Getpid(), syscall.Gettid()))
+				t.Cleanup(func() { linux.Close(fd) })
+				return err
+			}))
+		}
+		s := eye(t, "/run/app/file", 0, eyeFiles+"=64")
+		total := 0
+		for _, p := range s.Places {
+			total += p.Count
+		}
+		if s.Err != "" || len(s.Places) == 0 || !s.Places[0].Namespaces[0].Own || !s.Places[0].Confirmed {
+			t.Errorf("%+v", s)
+		}
+		if !mentions(s.Incomplete, "cannot be listed") && (total < many || !mentions(s.Incomplete, "there are too many")) {
+			t.Errorf("%d of %d: %q", total, many, s.Incomplete)
+		}
+	})
+}
