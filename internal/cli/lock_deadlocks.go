@@ -68,7 +68,7 @@ func (l *lockList) circles(ctx context.Context, t *locks.Table) int {
 
 // about reports whether a wait is for one of the files that were asked for.
 func (l *lockList) about(w locks.Wait) bool {
-	return l.files == nil || !w.ForChild() && l.picked(&locks.Held{Lock: w.Lock, Path: w.Path, Foreign: w.Foreign})
+	return l.files == nil || !w.ForChild() && l.picked(&locks.Held{Lock: w.Lock, Path: w.Path, Foreign: w.Foreign, Within: w.Within})
 }
 
 func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,8 +84,15 @@ type lockList struct {
 	json      bool
 	deadlocks bool
 	files     map[locks.File]bool
-	dirs      []string // with a slash at the end
-	failed    bool     // about a PATH
+	dirs      []lockDir
+	failed    bool // about a PATH
+}
+
+// lockDir is a directory whose locks are wanted: by its path, for what is mounted
+// below it, and by its place in its file system, for who knows it by another path.
+type lockDir struct {
+	path, within string // with a slash at the end
+	file         locks.File
 }
 
 // runLockList is "lock list" with the arguments behind it.
@@ -143,7 +151,7 @@ func (l *lockList) narrow(path string) error {
 	if err := linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
 		return plainErrno(err)
 	}
-	file, err := locks.FileOf(l.proc, fd)
+	file, within, err := locks.PlaceOf(l.proc, fd)
 	if err != nil {
 		return err
 	}
@@ -156,7 +164,11 @@ func (l *lockList) narrow(path string) error {
 		if err != nil {
 			return err
 		}
-		l.dirs = append(l.dirs, strings.TrimSuffix(dir, "/")+"/")
+		d := lockDir{path: strings.TrimSuffix(dir, "/") + "/", file: file}
+		if within != "" {
+			d.within = strings.TrimSuffix(within, "/") + "/"
+		}
+		l.dirs = append(l.dirs, d)
 	}
 	return nil
 }
@@ -167,11 +179,22 @@ func (l *lockList) picked(h *locks.Held) bool {
 		return true
 	}
 	for _, dir := range l.dirs {
-		if !h.Foreign && strings.HasPrefix(h.Path, dir) {
+		if !h.Foreign && strings.HasPrefix(h.Path, dir.path) ||
+			dir.within != "" && dir.sameFS(h) && strings.HasPrefix(h.Within, dir.within) {
 			return true
 		}
 	}
 	return false
+}
+
+func (d *lockDir) sameFS(h *locks.Held) bool {
+	return d.file.Major == h.Major && d.file.Minor == h.Minor
+}
+
+// lost reports whether a lock may be below a directory that was asked for, and
+// nobody knows: who has the file open cannot be looked at.
+func (l *lockList) lost(h *locks.Held) bool {
+	return h.Path == "" && !l.picked(h) && slices.ContainsFunc(l.dirs, func(d lockDir) bool { return d.sameFS(h) })
 }
 
 func (l *lockList) run(ctx context.Context) int {
@@ -187,11 +210,16 @@ func (l *lockList) run(ctx context.Context) int {
 	if l.deadlocks {
 		return l.circles(ctx, t)
 	}
-	list := t.Locks[:0:0]
+	list, lost := t.Locks[:0:0], 0
 	for i := range t.Locks {
-		if l.picked(&t.Locks[i]) {
-			list = append(list, t.Locks[i])
+		if h := &t.Locks[i]; l.picked(h) {
+			list = append(list, *h)
+		} else if l.lost(h) {
+			lost++
 		}
+	}
+	if lost > 0 {
+		t.Incomplete = append(t.Incomplete, fmt.Sprintf("%d more locks are on files of the same file system whose paths cannot be seen: they may be below, too; \"lock list\" without PATH shows them", lost))
 	}
 	l.unseen(t.Incomplete)
 	return l.env.Output(func(w *bufio.Writer) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // Called as flock there is no list: the word is an operand like any other, here a
@@ -96,4 +98,53 @@ func TestLockListWithoutProc(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is below a directory is, by whichever path somebody opened it; what may be is
+// told.
+func TestLockListBelow(t *testing.T) {
+	testenv.Need(t, testenv.Tool("unshare"), testenv.Tool("perl"), testenv.Tool("flock"))
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		for _, dir := range []string{"/run/dir", "/run/dir/sub", "/run/bound", "/run/elsewhere", "/run/dir2"} {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f := lockFiles(t, "/run/dir", "bound", "foreign", "flight", "sub/plain")
+		lockFiles(t, "/run/dir2", "not below")
+		if err := linux.Mount("/run/dir", "/run/bound", "", syscall.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		perlLocker(t, "flock,/run/bound/bound,2", "flock,"+f[3]+",2", "flock,/run/dir2/not below,2", "say")
+		foreign := lockers(t, "unshare", "-m", "sh", "-c", `mount --bind /run/dir /run/elsewhere && exec 9>/run/elsewhere/foreign && flock 9 && echo ready && exec sleep 1000`)
+		code, text, _ := runList(t, "/run/dir")
+		if lines := strings.Count(text, "\n"); code != ExitOK || lines != 4 || strings.Contains(text, "not below") ||
+			!strings.Contains(text, "/run/bound/bound\n") || !strings.Contains(text, f[3]+"\n") ||
+			!strings.Contains(text, "/run/elsewhere/foreign  (in another mount namespace)\n") {
+			t.Errorf("%d (%d in another namespace)\n%s", code, foreign.pid, text)
+		}
+		// Nobody has it open: the descriptor is in flight.
+		pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := syscall.Open(f[2], syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Sendmsg(pair[0], []byte("x"), syscall.UnixRights(fd), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		syscall.Close(fd)
+		if code, text, errs := runList(t, "/run/dir"); code != ExitOK || !strings.Contains(errs, "1 more locks are on files of the same file system") {
+			t.Errorf("%d\n%s%s", code, text, errs)
+		}
+		if code, text, _ := runList(t, f[2]); code != ExitOK || !strings.Contains(text, "inode ") || !strings.Contains(text, " on /run") {
+			t.Errorf("%d\n%s", code, text)
+		}
+		runtime.KeepAlive(pair)
+	})
 }

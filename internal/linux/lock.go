@@ -124,20 +124,22 @@ func TgkillSelf(tid int, sig syscall.Signal) error {
 	return wrap("tgkill", retry(func() error { return unix.Tgkill(os.Getpid(), tid, sig) }))
 }
 
-// SameFile is kcmp(KCMP_FILE), Linux 3.5: whether descriptor fd1 of process pid1
-// and descriptor fd2 of process pid2 are one open file description. It takes the
-// right to look into both, PTRACE_MODE_READ_REALCREDS of ptrace(2). EBADF: one of
-// them is not open any more.
-func SameFile(pid1, fd1, pid2, fd2 int) (bool, error) {
+// CompareFile is kcmp(KCMP_FILE), Linux 3.5: it puts open file descriptions in an
+// order, 0 if descriptor fd1 of process pid1 and descriptor fd2 of process pid2 are
+// the same one. It takes the right to look into both, PTRACE_MODE_READ_REALCREDS of
+// ptrace(2). EBADF: one of them is not open any more.
+func CompareFile(pid1, fd1, pid2, fd2 int) (int, error) {
 	const kcmpFile = 0 // linux/kcmp.h
 	for {
 		r, _, e := unix.Syscall6(unix.SYS_KCMP, uintptr(pid1), uintptr(pid2), kcmpFile, uintptr(fd1), uintptr(fd2), 0)
-		switch e {
-		case 0:
-			return r == 0, nil
-		case syscall.EINTR:
-		default:
-			return false, wrap("kcmp", e)
+		switch {
+		case e == syscall.EINTR:
+			continue
+		case e != 0:
+			return 0, wrap("kcmp", e)
+		case r == 1:
+			return -1, nil
 		}
+		return int(min(r, 1)), nil // 2 is greater, 3 not equal and without an order
 	}
 }

@@ -25,8 +25,9 @@ type Wait struct {
 	TID  int    // 0 where it was not found
 	Lock Lock   // the zero Lock where it waits for a child
 	Path string // of the file, as in Held
-	// Foreign is as in Held.
+	// Foreign and Within are as in Held.
 	Foreign bool
+	Within  string
 	// Unsure says that Lock is one of several on the file that it may be: it is not
 	// told which bytes it wants.
 	Unsure bool
@@ -284,7 +285,7 @@ func (g *graph) waitsOf(pid int) (list []Wait) {
 		x := &all[i]
 		wait := Wait{Process: g.name(pid), TID: x.tid, Lock: x.locks[0], Unsure: len(x.locks) > 1}
 		if on := g.onFile[wait.Lock.File()]; len(on) > 0 {
-			wait.Path, wait.Foreign = on[0].Path, on[0].Foreign
+			wait.Path, wait.Foreign, wait.Within = on[0].Path, on[0].Foreign, on[0].Within
 		}
 		for _, other := range g.holdersAgainst(x) {
 			if who := g.name(other); !slices.Contains(wait.On, who) {

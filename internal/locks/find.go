@@ -46,6 +46,10 @@ type finder struct {
 	why    reasons
 	fds    []int // reused, as buf
 	buf    []byte
+
+	lines, parsed int      // of locks: in fdinfo of this process; of all, kept
+	last          []string // lock lines of the descriptor before
+	lastParsed    []Lock
 }
 
 // maxRounds bounds how often the processes are listed until nobody is new.
@@ -142,6 +146,7 @@ func (f *finder) descriptors(pid int, at string) error {
 	if f.fds, err = d.Numbers(f.fds); err != nil {
 		return err
 	}
+	f.lines = 0
 	for _, fd := range f.fds {
 		if err := f.descriptor(top, d, pid, fd); err != nil && !process.Gone(err) {
 			return err
@@ -167,18 +172,14 @@ func (f *finder) descriptor(top, d *process.Dir, pid, fd int) error {
 	case !f.worth(inode):
 		return nil
 	}
+	if f.tooMany(pid) {
+		return nil
+	}
 	s := sighting{pid: pid, fd: fd, node: node{inode.Dev, inode.Ino}}
 	if s.info, f.buf, err = top.FDInfo(name, f.buf); err != nil {
 		return err
 	}
-	for _, line := range s.info.Locks {
-		if l, err := Parse(line); err != nil {
-			f.why.add(reason{text: "fdinfo has a line that we do not know: " + err.Error(), loose: true}, "")
-		} else if !l.Waiting {
-			s.locks = append(s.locks, l)
-		}
-	}
-	s.info.Locks = nil
+	f.parse(&s)
 	if f.keep != nil && !f.keep(&s) {
 		return nil
 	}
@@ -197,6 +198,47 @@ func (f *finder) descriptor(top, d *process.Dir, pid, fd int) error {
 		}
 	}
 	return nil
+}
+
+// Who may have many locks (RLIMIT_NOFILE open files, each with any number of bytes
+// locked) must not make us use all memory. A process of which more is seen is left,
+// and that is told.
+const (
+	maxLines  = 1 << 17 // of locks in fdinfo, for each process
+	maxParsed = 1 << 20 // locks that are kept, of all
+)
+
+// parse reads the lock lines of a sighting. Those of a descriptor that is a dup(2) of
+// the one before are the same.
+func (f *finder) parse(s *sighting) {
+	lines := s.info.Locks
+	s.info.Locks = nil
+	if len(lines) == 0 {
+		return
+	}
+	if f.lines += len(lines); slices.Equal(lines, f.last) {
+		s.locks = f.lastParsed
+		return
+	}
+	s.locks = make([]Lock, 0, len(lines))
+	for _, line := range lines {
+		if l, err := Parse(line); err != nil {
+			f.why.add(reason{text: "fdinfo has a line that we do not know: " + err.Error(), loose: true}, "")
+		} else if !l.Waiting {
+			s.locks = append(s.locks, l)
+		}
+	}
+	f.parsed += len(s.locks)
+	f.last, f.lastParsed = lines, s.locks
+}
+
+// tooMany reports whether no more is to be read of this process.
+func (f *finder) tooMany(pid int) bool {
+	if f.lines < maxLines && f.parsed < maxParsed {
+		return false
+	}
+	f.why.add(reason{text: "so many locks that not all descriptors were looked at: those of", cause: "it would take too much memory", loose: true}, whoIs(f.name(pid)))
+	return true
 }
 
 // stat reads the stat line of a process, once.

@@ -148,28 +148,40 @@ var ErrNoMount = errors.New("the file's mount is not in our mount table")
 // FileOf is the file that is open as fd, as the kernel's locks have it. It is
 // ErrNoMount for one whose mount is in another mount namespace, or in none.
 func FileOf(p *process.Proc, fd int) (File, error) {
+	file, _, err := PlaceOf(p, fd)
+	return file, err
+}
+
+// PlaceOf is FileOf, and its path from the root of the file system, as Held.Within
+// has it.
+func PlaceOf(p *process.Proc, fd int) (File, string, error) {
 	info, err := p.FDInfo("self", fd)
 	if err != nil {
-		return File{}, err
+		return File{}, "", err
 	}
 	text, err := p.MountInfo(false)
 	if err != nil {
-		return File{}, err
+		return File{}, "", err
 	}
 	all, err := mounts.ParseText(text)
 	if err != nil {
-		return File{}, err
+		return File{}, "", err
 	}
 	m := mounts.ByID(all, info.MountID)
 	if m == nil {
-		return File{}, ErrNoMount
+		return File{}, "", ErrNoMount
 	}
 	if info.Ino == 0 { // before Linux 5.14
 		var st syscall.Stat_t
 		if err := linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
-			return File{}, err
+			return File{}, "", err
 		}
 		info.Ino = st.Ino
 	}
-	return File{m.Major, m.Minor, info.Ino}, nil
+	path, err := p.FdPath(fd)
+	if err != nil {
+		return File{}, "", err
+	}
+	path, _ = within(m, path)
+	return File{m.Major, m.Minor, info.Ino}, path, nil
 }

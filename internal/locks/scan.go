@@ -3,6 +3,7 @@ package locks
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,9 @@ type Held struct {
 	// Foreign says that the file is on a mount that is not in our mount table: Path
 	// is what another mount namespace has it as.
 	Foreign bool
+	// Within is the path from the root of the file system, which is one for all its
+	// mounts; empty where it is not known.
+	Within string
 	// Mount is where the file's file system is mounted, if Path is empty and it is.
 	Mount string
 	// Holders are all who share the open file description, or the owner of a POSIX
@@ -160,12 +164,14 @@ type scan struct {
 	table []mounts.Mount
 	files map[node]File // as far as lock lines tell
 	paths map[File]place
+	// foreign is the mount table of another namespace, that which was read last.
+	foreign []mounts.Mount
 }
 
 // place is where a file is.
 type place struct {
-	path    string
-	foreign bool
+	path, within string
+	foreign      bool
 }
 
 func (s *scan) want(l *Lock) bool { return s.options.Files(l.File()) }
@@ -205,10 +211,37 @@ func (s *scan) look(ctx context.Context) error {
 
 // reached notes the path of a sighting: rather one that we can use ourselves.
 func (s *scan) reached(x *sighting, path string) {
-	now := place{path, mounts.ByID(s.table, x.info.MountID) == nil}
+	m := mounts.ByID(s.table, x.info.MountID)
+	now := place{path: path, foreign: m == nil}
+	if m == nil {
+		m = mounts.ByID(s.tableOf(x), x.info.MountID)
+	}
+	if m != nil {
+		now.within, _ = within(m, path)
+	}
 	if file := s.fileOf(x); s.paths[file].path == "" || !now.foreign {
 		s.paths[file] = now
 	}
+}
+
+// tableOf is the mount table of a process, or what is left of the last one that has
+// this mount.
+func (s *scan) tableOf(x *sighting) []mounts.Mount {
+	if mounts.ByID(s.foreign, x.info.MountID) == nil {
+		if text, err := s.proc.ReadFile(strconv.Itoa(x.pid) + "/mountinfo"); err == nil {
+			s.foreign, _ = mounts.ParseText(text)
+		}
+	}
+	return s.foreign
+}
+
+// within is a path as seen from the root of the file system that is mounted by m.
+func within(m *mounts.Mount, path string) (string, bool) {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(m.Point, "/"))
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", false
+	}
+	return strings.TrimSuffix(m.Root, "/") + rest, true
 }
 
 // superblocks reads the mount table: the file systems in it are known.
@@ -315,7 +348,7 @@ func (s *scan) places(t *Table) {
 		if s.paths[file].path == "" {
 			s.pathOfWaiter(file)
 		}
-		h.Path, h.Foreign = s.paths[file].path, s.paths[file].foreign
+		h.Path, h.Within, h.Foreign = s.paths[file].path, s.paths[file].within, s.paths[file].foreign
 		for k := range s.table {
 			if m := &s.table[k]; h.Path == "" && m.Major == h.Major && m.Minor == h.Minor {
 				h.Mount = m.Point
@@ -355,18 +388,33 @@ func (s *scan) sharers(l Lock, list []int) []Holder {
 // description, of which each has a lock of its own. Where the kernel does not say
 // which is which they stay together.
 func (s *scan) descriptions(list []int) (groups [][]int) {
-next:
-	for _, i := range list {
-		x := &s.found[i]
-		for k, g := range groups {
-			y := &s.found[g[0]]
-			same, err := linux.SameFile(y.pid, y.fd, x.pid, x.fd)
-			if err != nil || same {
-				groups[k] = append(g, i)
-				continue next
-			}
+	var failed error
+	order := func(i, k int) int {
+		x, y := &s.found[i], &s.found[k]
+		n, err := linux.CompareFile(x.pid, x.fd, y.pid, y.fd)
+		if err != nil {
+			failed = err
 		}
-		groups = append(groups, []int{i})
+		return n
+	}
+	list = slices.DeleteFunc(list, func(i int) bool { // closed since
+		failed = nil
+		order(i, i)
+		return errors.Is(failed, syscall.EBADF) || errors.Is(failed, syscall.ESRCH)
+	})
+	if failed = nil; len(list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(list, order)
+	for n, i := range list {
+		if n > 0 && order(list[n-1], i) == 0 {
+			groups[len(groups)-1] = append(groups[len(groups)-1], i)
+		} else {
+			groups = append(groups, []int{i})
+		}
+	}
+	if failed != nil {
+		return [][]int{list}
 	}
 	return groups
 }

@@ -134,6 +134,41 @@ func TestScanEqualLocks(t *testing.T) {
 	}
 }
 
+// However many locks somebody has, they are told apart, and bounded.
+func TestScanManyLocks(t *testing.T) {
+	const count = 900 // open files; below the usual limit
+	dir, f := files(t, "a", "b")
+	many := perl(t, append(slices.Repeat([]string{"ofd," + f[0] + ",0,0,0"}, count), "say")...)
+	tab := scanned(t, dir)
+	seen := map[int]bool{}
+	for _, h := range tab.Locks {
+		if len(h.Holders) != 1 || h.Holders[0].PID != many.pid() || seen[h.Holders[0].FD] {
+			t.Fatalf("%+v", h)
+		}
+		seen[h.Holders[0].FD] = true
+	}
+	if len(seen) != count {
+		t.Errorf("%d locks of %d", len(seen), count)
+	}
+	killGroup(many.pid())
+	many.Wait()
+
+	// 500 ranges on 400 descriptors are more than is read of one process.
+	dups := start(t, exec.Command("perl", "-e", `
+		$| = 1; my @keep;
+		open(my $f, "+<", $ARGV[0]) or die;
+		for (1 .. 500) { fcntl($f, 37, pack("s s x4 q q i x4", 1, 0, 2 * $_, 1, 0)) or die }
+		for (1 .. 400) { open(my $d, "+<&", $f) or die; push @keep, $d }
+		print "ready\n"; sleep`, f[1]))
+	tab = scanned(t, dir)
+	if len(tab.Locks) != 500 || !slices.Equal(holderPIDs(&tab.Locks[0]), []int{dups.pid()}) {
+		t.Errorf("%d locks", len(tab.Locks))
+	}
+	if !strings.Contains(strings.Join(tab.Incomplete, "\n"), "too much memory") {
+		t.Errorf("%q", tab.Incomplete)
+	}
+}
+
 // Who waits for an OFD lock is in no list: the system calls tell. Equal waiters stay
 // two; of those who want different bytes it is told who they are together.
 func TestScanWaiters(t *testing.T) {

@@ -153,10 +153,11 @@ func TestDescriptors(t *testing.T) {
 	if _, err := d.Inode("77"); !Gone(err) {
 		t.Errorf("there is no descriptor 77: %v", err)
 	}
-	same, err := linux.SameFile(os.Getpid(), int(f.Fd()), pid, 3)
-	other, err2 := linux.SameFile(os.Getpid(), int(f.Fd()), pid, 1)
-	if err == nil && (!same || other || err2 != nil) { // an error: a filter, or a kernel without
-		t.Errorf("kcmp: same %v, other %v, %v", same, other, err2)
+	same, err := linux.CompareFile(os.Getpid(), int(f.Fd()), pid, 3)
+	other, err2 := linux.CompareFile(os.Getpid(), int(f.Fd()), pid, 1)
+	back, err3 := linux.CompareFile(pid, 1, os.Getpid(), int(f.Fd()))
+	if err == nil && (same != 0 || other == 0 || other != -back || err2 != nil || err3 != nil) { // an error: a filter, or a kernel without
+		t.Errorf("kcmp: same %d, other %d and %d, %v, %v", same, other, back, err2, err3)
 	}
 }
 
