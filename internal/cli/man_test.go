@@ -251,9 +251,12 @@ func TestManPagesCanBeCopiedFrom(t *testing.T) {
 func TestManPagesPassLint(t *testing.T) {
 	testenv.Need(t, testenv.Tool("mandoc"))
 	for _, p := range manPages(t) {
-		out, err := exec.CommandContext(t.Context(), "mandoc", "-Tlint", "-W", "warning", filepath.Join("../../man", p.file)).CombinedOutput()
-		if err != nil || len(out) > 0 {
-			t.Errorf("mandoc -Tlint: %v\n%s", err, out)
+		out, _ := exec.CommandContext(t.Context(), "mandoc", "-Tlint", filepath.Join("../../man", p.file)).Output()
+		for line := range strings.Lines(string(out)) {
+			// Which manuals the machine has is no matter of ours.
+			if !strings.Contains(line, "STYLE: referenced manual not found") {
+				t.Errorf("mandoc -Tlint: %s", line)
+			}
 		}
 	}
 }
