@@ -70,7 +70,9 @@ func eye(t testing.TB, path string, uid uint32, env ...string) (s seen) {
 	cmd.Env = append(os.Environ(), append(env, eyeEnv+"="+path)...)
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
 	text, err := cmd.Output()
 	must(t, err)
 	must(t, json.Unmarshal(text, &s))
