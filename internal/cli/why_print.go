@@ -72,6 +72,9 @@ func (r *whyRun) object(w *bufio.Writer, o *origin.Report) {
 		r.field(w, "leads to", "%s", text)
 	}
 	r.evidence(w, o)
+	if o.Process != nil {
+		r.field(w, "names", "%s", r.userText(o.Process))
+	}
 	if o.Real != "" && o.Real != path.Clean(o.Path) {
 		r.field(w, "really", "%s", Quote(o.Real))
 	}
@@ -169,7 +172,9 @@ func (r *whyRun) userText(u *origin.User) string {
 	if u.PID == 0 {
 		text = "somebody who cannot be seen"
 	}
-	text += ": " + strings.Join(u.How, ", ")
+	if len(u.How) > 0 {
+		text += ": " + strings.Join(u.How, ", ")
+	}
 	if u.Detail != "" {
 		text += " (" + Quote(u.Detail) + ")"
 	}

@@ -33,11 +33,21 @@ func (r *whyRun) table(w *bufio.Writer, t *origin.Tree) {
 			r.tableRow(w, o, width)
 		}
 	}
-	fmt.Fprintf(w, "%s: %d entries: %s stale, %d cannot tell, %d live", Quote(t.Path), len(t.Rows), r.count(t.Stale), t.CannotTell, t.Live)
-	if left > 0 {
+	fmt.Fprintf(w, "%s: %s: %s stale, %d cannot tell, %d live", Quote(t.Path), entries(len(t.Rows)), r.count(t.Stale), t.CannotTell, t.Live)
+	switch {
+	case left == 1:
+		w.WriteString("; 1 directory that nobody uses is left out (--all)")
+	case left > 1:
 		fmt.Fprintf(w, "; %d directories that nobody uses are left out (--all)", left)
 	}
 	w.WriteByte('\n')
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return strconv.Itoa(n) + " entries"
 }
 
 func (r *whyRun) count(stale int) string {

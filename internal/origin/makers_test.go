@@ -111,7 +111,7 @@ func TestOwnPIDFile(t *testing.T) {
 	f, err := pidfile.Create(filepath.Join(dir, "any-name"))
 	must(t, err)
 	r := look(t, i, filepath.Join(dir, "any-name"))
-	if r.Kind != "pidfile" || r.PID != os.Getpid() || !strings.HasPrefix(maker(r), "slashrun  a PID file") {
+	if r.Kind != "pidfile" || r.PID != os.Getpid() || r.Process == nil || r.Process.PID != os.Getpid() || r.Process.Since.IsZero() || !strings.HasPrefix(maker(r), "slashrun  a PID file") {
 		t.Errorf("%+v, made by %s", r, maker(r))
 	}
 	f.Close()

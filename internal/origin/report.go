@@ -45,8 +45,9 @@ type Report struct {
 
 	Verdict  stale.Verdict    `json:"verdict"`
 	Evidence []stale.Evidence `json:"evidence,omitempty"`
-	// PID is the number in a PID file.
-	PID int `json:"pid,omitempty"`
+	// PID is the number in a PID file, and Process the process that a live one names.
+	PID     int   `json:"pid,omitempty"`
+	Process *User `json:"process,omitempty"`
 
 	Link *Link `json:"link,omitempty"`
 	// Unseen says what could not be found out, and why.
@@ -148,7 +149,7 @@ type User struct {
 	Comm string `json:"comm"`
 	// How are the ways, the strongest first: "listening", "bound", "locked", "open",
 	// "mapped", "cwd", "root", "exe", "connected".
-	How []string `json:"how"`
+	How []string `json:"how,omitempty"`
 	// Detail says more of it: descriptors, the queue of a socket.
 	Detail    string    `json:"detail,omitempty"`
 	Since     time.Time `json:"since,omitzero"` // when the process started

@@ -2,11 +2,15 @@ package origin
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/fuser"
+	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/stale"
 )
 
@@ -83,6 +87,7 @@ func (s *session) verdict(x *subject) error {
 	return nil
 }
 
+// mountedText says what is mounted.
 func mountedText(m *Mount) string {
 	if m.Root != "" {
 		return fmt.Sprintf("%s of a %s is mounted here", m.Root, m.Type)
@@ -92,12 +97,14 @@ func mountedText(m *Mount) string {
 
 // judged asks the judge about the entry name of dir.
 func (s *session) judged(x *subject, dir *fsat.Dir, name string) error {
-	f, err := s.judge.Look(s.ctx, dir, name, x.Path, x.kind)
+	f, err := s.finding(x, dir, name)
 	switch {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()
 	case fsat.NotExist(err):
 		x.decide(stale.CannotTell, Vanished, "it vanished while it was looked at")
+	case errors.Is(err, stale.ErrChanged):
+		x.decide(stale.CannotTell, Vanished, "it was changed while it was looked at")
 	case err != nil:
 		x.decide(stale.CannotTell, stale.NoPermission, err.Error())
 	case f.Identity.Inode != x.Inode || f.Identity.Dev != x.Dev:
@@ -158,4 +165,27 @@ func (s *session) settle() error {
 		}
 	}
 	return nil
+}
+
+// finding is the judge's. Of a PID file that is looked at alone it also tells which
+// process is meant.
+func (s *session) finding(x *subject, dir *fsat.Dir, name string) (*stale.Finding, error) {
+	if !s.deep || x.kind != stale.PIDFile {
+		return s.judge.Look(s.ctx, dir, name, x.Path, x.kind)
+	}
+	n, err := s.judge.LookPID(s.ctx, dir, name, x.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	list := n.Evidence
+	alive := n.Proven || slices.ContainsFunc(list, func(e stale.Evidence) bool { return e.Proof == stale.ProcessAlive })
+	if p := n.Process; p != nil && n.Verdict == stale.Live && alive {
+		m := s.member(fuser.Use{Process: process.Process{PID: p.PID, Comm: p.Comm}, Start: p.Start}, map[int]User{})
+		x.Process = &m
+	}
+	if last := len(list) - 1; last > 0 && n.Verdict == stale.Live && list[last].Proof == stale.ClockUnproven {
+		list[last], list[last-1] = list[last-1], list[last] // what decided comes last
+	}
+	return n.Finding, nil
 }
