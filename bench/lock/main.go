@@ -7,6 +7,10 @@
 //
 // gofrs/flock opens and closes the file in both. It takes no look at the path
 // after it has the lock, so it does less: what it locks may have been removed.
+//
+// And "slashrun lock FILE true" beside "flock FILE true" of util-linux. Its third
+// side is a Go program that starts true and waits for it, and does nothing else:
+// what a program with Go's runtime takes at least.
 package main
 
 import (
@@ -69,8 +73,25 @@ func run(b *bench.B) {
 			r.Samples[i].Name += fmt.Sprintf(": %d ns, %d allocations, %d bytes", r.Samples[i].Median().Nanoseconds()/turns, a.times, a.bytes)
 		}
 	}
+	command(b)
 	compare("kept open: Lock, Unlock", "keep", 1)
 	compare("opened anew: Open, Lock, Close", "new", 0)
+}
+
+// command compares the commands.
+func command(b *bench.B) {
+	slashrun, bare := b.Slashrun(), b.Build("bare", "./bench/lock/bare")
+	file := filepath.Join(b.Dir(), "file")
+	run := func(argv ...string) func() *exec.Cmd {
+		return func() *exec.Cmd { return exec.Command(argv[0], argv[1:]...) }
+	}
+	b.Compare(bench.Case{
+		Name:   "a command under a lock: true",
+		Ours:   bench.Side{Name: "slashrun lock", Cmd: run(slashrun, "lock", file, "true")},
+		Peers:  []bench.Side{{Name: "flock of util-linux", Cmd: run("flock", file, "true")}, {Name: "a Go program that only starts true", Cmd: run(bare)}},
+		Rounds: 501,
+		Want:   0.77, // at most 1.3 times its time
+	})
 }
 
 // allocated is what one turn allocates.
