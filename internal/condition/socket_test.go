@@ -23,6 +23,15 @@ func socket(t testing.TB, name string, typ int) int {
 	return fd
 }
 
+// orphan makes a socket file that its process has left.
+func orphan(t testing.TB, name string) {
+	t.Helper()
+	fd, err := linux.UnixSocket(syscall.SOCK_STREAM)
+	must(t, err)
+	defer linux.Close(fd)
+	must(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: name}))
+}
+
 func says(t testing.TB, text string, holds bool, why string) {
 	t.Helper()
 	r := once(t.(*testing.T), Options{}, text)
@@ -87,7 +96,7 @@ func TestConnectFullQueue(t *testing.T) {
 // makes another file.
 func TestOrphan(t *testing.T) {
 	d := t.TempDir()
-	syscall.Close(socket(t, d+"/s", syscall.SOCK_STREAM))
+	orphan(t, d+"/s")
 	says(t, "listen:"+d+"/s", false, "nobody is bound to the socket")
 	r := begin(t, forever(Options{}), "listen:"+d+"/s", "connect:"+d+"/s")
 	r.idle()

@@ -76,7 +76,7 @@ func TestHundred(t *testing.T) {
 	for i := range 25 {
 		name := d + "/" + itoa(i)
 		mkdirs(t, name)
-		syscall.Close(socket(t, name+".orphan", syscall.SOCK_STREAM))
+		orphan(t, name+".orphan")
 		texts = append(texts, "gone:"+name, "listen:"+name+"/s", "pidfile:"+name+"/app.pid", "connect:"+name+".orphan")
 	}
 	r := begin(t, forever(Options{}), texts...)

@@ -65,7 +65,17 @@ func (l *look) walk(path string, follow bool, mask uint32) *sight {
 	mustDir := strings.HasSuffix(path, "/")
 	for links := 0; len(w.rest) > 0; {
 		name, last := w.rest[0], len(w.rest) == 1
-		if !w.watch(name, last, mask) || !w.open(name) {
+		events := uint32(leaving)
+		if last {
+			events |= mask
+		}
+		w.watch(name, events)
+		there := w.open(name)
+		if !there && w.s.absent {
+			w.watch(name, arriving) // and only then the look that counts
+			there = w.open(name)
+		}
+		if !there {
 			return w.s
 		}
 		through := !last || follow || mustDir
@@ -153,26 +163,23 @@ func (w *walker) join(name string) string {
 	return w.shown + "/" + name
 }
 
-// watch has the kernel tell what happens to name in the directory.
-func (w *walker) watch(name string, last bool, mask uint32) bool {
-	if !last {
-		mask = 0
-	}
+// watch has the kernel tell of what happens to name in the directory.
+func (w *walker) watch(name string, events uint32) {
 	w.know(w.dir)
 	if w.o.watched != nil {
 		defer w.o.watched(w.join(name))
 	}
-	wd, err := addWatch(w.inotify, w.dir, dirEvents|mask)
+	wd, err := addWatch(w.inotify, w.dir, events)
 	if err != nil {
 		w.unwatched(w.shown, err)
-		return true
+		return
 	}
-	w.interest(interest{wd, name, dirEvents | mask}, interest{wd, "", dirEvents})
-	return true
+	w.interest(interest{wd, name, events}, interest{wd, "", leaving})
 }
 
 // open opens name and looks at it.
 func (w *walker) open(name string) bool {
+	w.s.absent, w.s.why = false, ""
 	fd, err := linux.Openat(w.dir, name, linux.O_PATH|linux.O_NOFOLLOW, 0)
 	if err == nil {
 		w.s.fd = fd
@@ -193,7 +200,7 @@ func (w *walker) open(name string) bool {
 	case errors.Is(err, syscall.EACCES):
 		w.fail(false, "no permission to look into %s", w.shown)
 		// Which may be given. The directory's own watch is asked for it.
-		if wd, err := addWatch(w.inotify, w.dir, dirEvents|linux.IN_ATTRIB); err == nil {
+		if wd, err := addWatch(w.inotify, w.dir, linux.IN_ATTRIB|leaving); err == nil {
 			w.interest(interest{wd, "", linux.IN_ATTRIB})
 		}
 	default:

@@ -60,9 +60,13 @@ func (w *watches) close() {
 	}
 }
 
-// dirEvents is what is watched of a directory: the coming and going of entries, and
-// its own.
-const dirEvents = linux.IN_CREATE | linux.IN_DELETE | linux.IN_MOVED_FROM | linux.IN_MOVED_TO | linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
+// What is watched of a directory: that entries go and are exchanged, and that it does
+// itself. That entries come is watched only for one that is not there: where many
+// files are made, as in /tmp, each would wake us.
+const (
+	leaving  = linux.IN_DELETE | linux.IN_MOVED_FROM | linux.IN_MOVED_TO | linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
+	arriving = linux.IN_CREATE
+)
 
 var errNoInotify = errors.New("no inotify instance")
 
@@ -74,7 +78,7 @@ func addWatch(instance, fd int, mask uint32) (int32, error) {
 	}
 	// IN_MASK_ADD: what other conditions watch of this inode stays.
 	wd, err := linux.InotifyAddWatch(instance, "/proc/self/fd/"+strconv.Itoa(fd), mask|linux.IN_MASK_ADD)
-	if errors.Is(err, syscall.ENOENT) && mask&dirEvents == dirEvents { // no /proc
+	if errors.Is(err, syscall.ENOENT) && mask&(linux.IN_CREATE|linux.IN_DELETE) != 0 { // a directory, and no /proc
 		err = linux.InDirectory(fd, func() (err error) {
 			wd, err = linux.InotifyAddWatch(instance, ".", mask|linux.IN_MASK_ADD)
 			return err

@@ -55,7 +55,9 @@ func greetEach(t *testing.T) {
 		}
 	}
 	for name, typ := range map[string]int{"stream": syscall.SOCK_STREAM, "seqpacket": syscall.SOCK_SEQPACKET} {
-		fd := bind(t, dir+"/"+name, typ)
+		fd, err := linux.UnixSocket(typ) // which is closed below, and not once more
+		must(t, err)
+		must(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: dir + "/" + name}))
 		want(name, BoundOnly)
 		must(t, syscall.Listen(fd, 0))
 		want(name, Listens)
