@@ -62,6 +62,9 @@
 //	                                        is as it is for 250 ms
 //	a lock that other kernels or other PID  Report.Never: it is nobody's that we see,
 //	namespaces may hold unseen              which is not free
+//	an automount that nobody has mounted    does not hold: nothing here triggers it
+//	a PID file with a bare number that      does not hold; looked at again, 4 s apart at
+//	cannot be judged                        most, as who may write there changes
 //	a user who is not known                 does not hold; asked again, 8 s apart at most
 //	a connection of a socket to itself      does not hold: nobody else is there
 //	ctx is done                             its error
