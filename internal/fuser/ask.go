@@ -52,7 +52,7 @@ func (t *task) mayAsk(d *process.Dir, link string, what place) answer {
 			}
 		}
 	}
-	if m != nil && answers(m.FSType) {
+	if m != nil && mounts.Answers(m.FSType) {
 		return yes
 	}
 	return unknown
@@ -69,14 +69,4 @@ func (t *task) mounts() []mounts.Mount {
 		}
 	}
 	return t.table
-}
-
-// answers reports whether a file system of this type is one of the local kernel.
-func answers(fstype string) bool {
-	switch fstype {
-	case "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs", "nsfs", "debugfs", "tracefs", "bpf", "pstore",
-		"securityfs", "configfs", "efivarfs", "binfmt_misc":
-		return true
-	}
-	return mounts.Local(fstype) && !strings.HasPrefix(fstype, "fuse")
 }

@@ -131,11 +131,13 @@ type Socket struct {
 	NetNS uint64 `json:"netns,omitempty"`
 	// UID is the user who made it, nil if the kernel does not tell (before Linux 5.4).
 	UID *uint32 `json:"uid,omitempty"`
+
+	listens bool
 }
 
 // Full reports whether a listening socket takes no connection more: whoever
 // connects waits, and its process is busy or hung.
-func (s *Socket) Full() bool { return s.Backlog > 0 && s.Queue > s.Backlog }
+func (s *Socket) Full() bool { return s.listens && s.Queue > s.Backlog }
 
 // Node is an inode that is used.
 type Node struct {

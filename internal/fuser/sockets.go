@@ -125,7 +125,7 @@ func (s *scan) mountedNetworks() {
 // waiting.
 func reachable(table []mounts.Mount, path string) bool {
 	return !slices.ContainsFunc(table, func(m mounts.Mount) bool {
-		return under(path, m.Point) && !answers(m.FSType)
+		return under(path, m.Point) && !mounts.Answers(m.FSType)
 	})
 }
 
@@ -229,7 +229,7 @@ func (t *socketTable) wantsSocket(super uint64, ino uint32) bool {
 // hold notes all who have a descriptor of the socket k, or that nobody has whom we
 // see.
 func (t *socketTable) hold(key superIno, how How, k *socket) {
-	info := &Socket{Type: socketType(&k.Socket), Ino: k.Ino, Name: k.Name, Queue: k.Queue, Backlog: k.Backlog, NetNS: k.netns}
+	info := &Socket{Type: socketType(&k.Socket), Ino: k.Ino, Name: k.Name, Queue: k.Queue, Backlog: k.Backlog, NetNS: k.netns, listens: k.State == sockdiag.Listening}
 	if k.UID.Known {
 		info.UID = &k.UID.ID
 	}

@@ -37,6 +37,13 @@ func testSockets(t *testing.T) {
 	server.must(order{Do: "accept", FD: l.FD})
 	client.must(order{Do: "connect", Path: "/run/listen", Type: syscall.SOCK_STREAM})
 	client.must(order{Do: "connect", Path: "/run/dgram", Type: syscall.SOCK_DGRAM})
+	full := server.must(order{Do: "listen", Path: "/run/full", Type: syscall.SOCK_STREAM, Flags: 0})
+	client.must(order{Do: "connect", Path: "/run/full", Type: syscall.SOCK_STREAM})
+	hung := identify(t, p, "/run/full")
+	if u := scanFor(t, p, Options{Sockets: true, Objects: []Object{hung}}).Of(hung.ID); len(u) != 2 || !u[0].Socket.Full() || u[0].FD != full.FD {
+		t.Errorf("%+v", u)
+	}
+	server.must(order{Do: "close", FD: full.FD})
 	// The test's own connection is left out.
 	own, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	must(t, err)
@@ -85,7 +92,7 @@ func testSockets(t *testing.T) {
 			t.Errorf("All has %d inodes, not 5", n)
 		}
 		for _, u := range x.Of(listen.ID) {
-			if u.How == Listening && (!u.Socket.Full() && u.Socket.Queue > u.Socket.Backlog || u.FD != l.FD || u.Socket.Name != "/run/listen") {
+			if u.How == Listening && (u.Socket.Full() || u.FD != l.FD || u.Socket.Name != "/run/listen") {
 				t.Errorf("%+v %+v", u, u.Socket)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 )
 
@@ -15,12 +16,12 @@ import (
 // error is about our own means.
 func (v *Views) confirm(s *space, t Target, at string) (bool, error) {
 	chain := s.chain(at)
-	if t.Ino == 0 || !s.Own && s.via.PID == 0 && s.fd < 0 || len(chain) == 0 || !answers(chain[0].FSType) {
+	if t.Ino == 0 || !s.Own && s.via.PID == 0 && s.fd < 0 || len(chain) == 0 || !mounts.Answers(chain[0].FSType) {
 		return false, nil
 	}
 	local := true
 	for _, m := range chain {
-		local = local && answers(m.FSType)
+		local = local && mounts.Answers(m.FSType)
 	}
 	root, err := v.root(s)
 	if err != nil {
@@ -110,16 +111,4 @@ func below(root int, at string, local bool) (int, error) {
 		fd = next
 	}
 	return fd, err
-}
-
-// answers reports whether a file system of this type is one of the local kernel,
-// which does not keep us waiting for somebody else.
-func answers(fstype string) bool {
-	switch fstype {
-	case "tmpfs", "ramfs", "devtmpfs", "rootfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs",
-		"nsfs", "overlay", "squashfs", "erofs", "iso9660", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "vfat",
-		"exfat", "zfs", "tracefs", "debugfs", "securityfs", "configfs", "pstore", "bpf", "efivarfs", "binfmt_misc":
-		return true
-	}
-	return false
 }

@@ -52,7 +52,7 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if known[id] || slices.ContainsFunc(own.chain(point), func(m *linux.MountStatus) bool { return !answers(m.FSType) }) {
+		if known[id] || slices.ContainsFunc(own.chain(point), func(m *linux.MountStatus) bool { return !mounts.Answers(m.FSType) }) {
 			continue
 		}
 		if v.kept >= maxKept {
