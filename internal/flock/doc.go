@@ -43,6 +43,8 @@
 //	reading                          writing once, if that is permitted
 //	the file is removed meanwhile    who waits goes on until the holder of the old one lets
 //	                                 go, and then locks the new one
+//	a file system without stable     after 1,000 attempts the lock is kept without
+//	inode numbers                    knowing that it is on the file at the path
 //	a FIFO                           the opening waits for a writer, with the limit of the
 //	                                 wait; without a wait it does not
 //	descriptor 0, 1, 2 was closed    ErrClosed: the runtime has opened /dev/null there

@@ -2,7 +2,6 @@ package flock
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"syscall"
@@ -194,25 +193,27 @@ func (f *File) Unlock() error {
 	return linux.Flock(f.fd, linux.LOCK_UN)
 }
 
-// maxReplaced bounds how often an attempt that does not wait begins again because
-// the file was another one by the time it was locked.
-const maxReplaced = 10_000
+// maxReplaced bounds how often an attempt begins again because the file was another
+// one by the time it was locked. A file system whose files have another number each
+// time that they are looked at (some of FUSE) would keep us busy for ever. After that
+// what is locked is kept, as flock(1) keeps it the first time.
+const maxReplaced = 1000
 
 // attempt takes the lock. errBusy says that it is held, and block false.
 func (f *File) attempt(block bool) error {
-	for n := 0; block || n < maxReplaced; n++ {
+	for n := 0; ; n++ {
 		if f.fd < 0 {
 			if err := f.open(); err != nil {
 				return err
 			}
 		}
-		err := f.take(block)
+		err := f.take(n, block)
 		if err == errReplaced {
 			f.Close()
 			continue
 		}
 		if err != nil && f.reopen(err) {
-			if err = f.take(block); err == errReplaced {
+			if err = f.take(n, block); err == errReplaced {
 				f.Close()
 				continue
 			}
@@ -220,12 +221,11 @@ func (f *File) attempt(block bool) error {
 		if err != nil || f.path == "" {
 			return err
 		}
-		if f.current() {
+		if n >= maxReplaced || f.current() {
 			return nil
 		}
 		f.Close() // releases: no program has been started that could share it
 	}
-	return fmt.Errorf("it was replaced each of %d times; does somebody remove it who does not hold it?", maxReplaced)
 }
 
 var (
@@ -236,8 +236,9 @@ var (
 )
 
 // take takes the lock on the open file. In fair mode those alone who have to wait
-// hold the turnstile, as in package lockfile, and everybody else looks at it.
-func (f *File) take(block bool) error {
+// hold the turnstile, as in package lockfile, and everybody else looks at it. n is the
+// number of the attempt.
+func (f *File) take(n int, block bool) error {
 	if !f.opts.Fair {
 		return f.lock(block)
 	}
@@ -258,7 +259,7 @@ func (f *File) take(block bool) error {
 		return err
 	}
 	defer linux.OFDLock(f.fd, linux.F_UNLCK, start, length)
-	if f.path != "" && !f.current() {
+	if f.path != "" && n < maxReplaced && !f.current() {
 		return errReplaced // and whoever holds it keeps nobody out
 	}
 	return f.lock(true)

@@ -83,6 +83,23 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
+// On a file system that shows another inode at each look the lock is kept in the end.
+func TestUnstableInodes(t *testing.T) {
+	testenv.Need(t, testenv.Tool("strace"))
+	strace, _ := testenv.LookTool("strace")
+	for _, args := range []string{"", "-n", "--fair"} {
+		dir := t.TempDir()
+		trace := filepath.Join(dir, "trace")
+		argv := append([]string{strace, "-f", "-qq", "-o", trace, "-P", dir + "/F", "-e", "trace=newfstatat", "-e", "inject=newfstatat:retval=0", ours(t)[0]}, strings.Fields(args)...)
+		status(t, 7, "", append(argv, dir+"/F", "/bin/sh", "-c", "exit 7")...)
+		text, err := os.ReadFile(trace)
+		must(t, err)
+		if n := strings.Count(string(text), "(INJECTED)"); n < 900 {
+			t.Errorf("%s: %d looks were falsified: the test tests nothing", args, n)
+		}
+	}
+}
+
 // Who may not write makes no file, and what may not be read cannot be locked.
 func TestNoPermission(t *testing.T) {
 	testenv.Need(t, testenv.NonRoot)
