@@ -3,6 +3,7 @@ package fuser
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -49,6 +50,12 @@ func (s *scan) sockets(ctx context.Context) error {
 
 const dgram = 2 // SOCK_DGRAM
 
+// maxNetworks bounds how many network namespaces are entered: any user can make
+// thousands.
+const maxNetworks = 1024
+
+var errTooMany = errors.New("there are too many")
+
 // dumps lists the unix sockets of every network namespace that can be entered.
 func (s *scan) dumps(ctx context.Context) ([]socket, error) {
 	own, err := sockdiag.Dump()
@@ -79,6 +86,10 @@ func (s *scan) dumps(ctx context.Context) ([]socket, error) {
 		}
 	}
 	slices.Sort(ids)
+	if extra := len(ids) - maxNetworks; extra > 0 {
+		s.unseen.netns, s.unseen.netnsWhy = extra, errTooMany
+		ids = ids[:maxNetworks]
+	}
 	for _, id := range ids {
 		if err := ctx.Err(); err != nil {
 			return nil, err

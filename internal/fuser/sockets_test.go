@@ -121,6 +121,13 @@ func testNetworks(t *testing.T) {
 		}
 	}
 
+	before, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	scanFor(t, p, opts)
+	if after, err := os.ReadDir("/proc/self/fd"); err != nil || len(after) != len(before) {
+		t.Errorf("%d descriptors, %d before: %v", len(after), len(before), err)
+	}
+
 	// A descriptor keeps it.
 	ns := server.must(order{Do: "open", Path: "/proc/self/ns/net"})
 	server.must(order{Do: "unshare", Flags: syscall.CLONE_NEWNET})

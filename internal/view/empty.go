@@ -40,6 +40,9 @@ func (v *Views) empty(ctx context.Context, own *space) error {
 			break
 		}
 	}
+	if v.unlisted > 0 {
+		v.Incomplete = append(v.Incomplete, fmt.Sprintf("the mounts of %d mount namespaces without a process are too many", v.unlisted))
+	}
 	if v.unkept > 0 {
 		v.Incomplete = append(v.Incomplete, fmt.Sprintf("of %d mount namespaces without a process the mounts are known and nothing is confirmed: there are too many", v.unkept))
 	}
@@ -89,9 +92,9 @@ func (v *Views) mounted() (map[uint64]string, error) {
 // walk asks the kernel for the namespaces after (or before) the one behind fd.
 // missing says why it does not tell.
 func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bool, mounted map[uint64]string) (missing, err error) {
-	at := fd
+	at, held := fd, true // held: it is not ours to close here
 	defer func() {
-		if at != fd && !v.holds(at) {
+		if !held {
 			linux.Close(at)
 		}
 	}()
@@ -103,10 +106,10 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 		if err != nil { // of our own descriptors, too: what is known so far stays
 			return err, nil
 		}
-		if at != fd && !v.holds(at) {
+		if !held {
 			linux.Close(at)
 		}
-		at = next
+		at, held = next, false
 		var st syscall.Stat_t
 		if err := linux.Fstatat(at, "", linux.AT_EMPTY_PATH, &st); err != nil {
 			return err, nil
@@ -115,6 +118,10 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 			continue
 		}
 		known[st.Ino] = true
+		if !v.room(int(info.Mounts)) {
+			v.unlisted++
+			continue
+		}
 		table, err := tableOf(info.ID)
 		if err != nil {
 			return err, nil
@@ -122,7 +129,7 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 		s := &space{Namespace: Namespace{ID: st.Ino, MountedOn: mounted[st.Ino]}, fd: -1}
 		if v.kept < maxKept {
 			v.kept++
-			s.fd = at
+			s.fd, held = at, true
 		} else {
 			v.unkept++
 		}
@@ -130,11 +137,6 @@ func (v *Views) walk(ctx context.Context, fd int, back bool, known map[uint64]bo
 		v.spaces = append(v.spaces, s)
 	}
 	return nil, ctx.Err()
-}
-
-// holds reports whether a namespace is kept by that descriptor.
-func (v *Views) holds(fd int) bool {
-	return slices.ContainsFunc(v.spaces, func(s *space) bool { return s.fd == fd })
 }
 
 // tableOf asks for the mounts of a namespace by its id.

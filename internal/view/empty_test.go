@@ -18,6 +18,13 @@ import (
 	"github.com/slashrun/slashrun/internal/vmtest"
 )
 
+func descriptors(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(list)
+}
+
 func mentions(list []string, text string) bool {
 	return slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, text) })
 }
@@ -113,6 +120,10 @@ func testNobodyInside(t *testing.T) {
 
 	places, incomplete, err := Reach(t.Context(), p, tg)
 	must(t, err)
+	before := descriptors(t)
+	if _, _, err = Reach(t.Context(), p, tg); err != nil || descriptors(t) != before {
+		t.Errorf("%d descriptors, %d before: %v", descriptors(t), before, err)
+	}
 	var pinned, kept *Place
 	for i := range places {
 		switch p := &places[i]; p.Path {

@@ -25,6 +25,8 @@ type Views struct {
 	spaces []*space
 	kept   int // spaces with a descriptor
 	unkept int // that would need one
+
+	mountsKept, unlisted int
 }
 
 // maxKept bounds how many namespaces are held by a descriptor: any user can make
@@ -264,7 +266,7 @@ func (v *Views) byTable(known map[string]*space, own *space, text []byte) *space
 		return s
 	}
 	table, err := parse(text)
-	if err != nil || len(table) == 0 {
+	if err != nil || len(table) == 0 || !v.room(len(table)) {
 		return nil
 	}
 	s := &space{fd: -1}
@@ -277,30 +279,38 @@ func (v *Views) byTable(known map[string]*space, own *space, text []byte) *space
 // tables reads the mounts of every namespace that has a process. Those that ended
 // with their last process are left out.
 func (v *Views) tables(ctx context.Context) error {
-	type answer struct {
+	type result struct {
 		text []byte
 		err  error
 	}
 	var read []*space
+	unread := 0
 	for _, s := range v.spaces {
 		if s.table == nil {
 			read = append(read, s)
 		}
 	}
-	silent, err := process.Each(ctx, read, patience, func(s *space) (a answer) {
+	silent, err := process.Each(ctx, read, patience, func(s *space) (a result) {
 		a.text, a.err = v.proc.ReadFile(v.proc.Lively(s.via) + "/mountinfo")
 		return a
-	}, func(s *space, a answer) error {
-		if fatal(a.err) {
+	}, func(s *space, a result) error {
+		table, err := parse(a.text)
+		switch {
+		case fatal(a.err):
 			return a.err
-		}
-		if table, err := parse(a.text); a.err == nil && err == nil {
+		case process.Gone(a.err) || errors.Is(a.err, syscall.EINVAL): // with its last process, or so it seems
+		case a.err != nil || err != nil || !v.room(len(table)):
+			unread++
+		default:
 			s.set(table)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if unread > 0 {
+		v.Incomplete = append(v.Incomplete, fmt.Sprintf("the mounts of %d mount namespaces were not read, or are too many", unread))
 	}
 	if len(silent) > 0 {
 		v.Incomplete = append(v.Incomplete, fmt.Sprintf("the mounts of %d mount namespaces cannot be read, as process %d and others do not answer", len(silent), silent[0].via.PID))
@@ -316,6 +326,19 @@ func (v *Views) tables(ctx context.Context) error {
 		v.Incomplete = append(v.Incomplete, fmt.Sprintf("of %d mount namespaces only the part is seen that their processes are locked into (chroot)", parts))
 	}
 	return nil
+}
+
+// maxMounts bounds how many mounts of other namespaces are kept in memory, some 250
+// bytes each: any user can make namespaces with 100,000 mounts.
+const maxMounts = 200_000
+
+// room reports whether that many more are kept.
+func (v *Views) room(n int) bool {
+	if v.mountsKept+n > maxMounts {
+		return false
+	}
+	v.mountsKept += n
+	return true
 }
 
 // namespace is what is told of it.

@@ -107,6 +107,8 @@ type Place struct {
 	// HiddenBy is the mount point of a mount that lies over it, "" if none does: then
 	// the path leads to something else.
 	HiddenBy string `json:"hidden_by,omitempty"`
+	// More is, in the last of a list, how many more places there are.
+	More int `json:"more,omitempty"`
 	// Confirmed says that we looked, in one of the namespaces, and the very inode is
 	// there.
 	Confirmed bool `json:"confirmed"`
@@ -133,6 +135,8 @@ func under(p, dir string) bool {
 const (
 	maxProcesses  = 4
 	maxNamespaces = 8
+	maxPlaces     = 256
+	maxLooks      = 4096 // of confirm
 )
 
 // answer is what makes two places the same.
@@ -147,12 +151,13 @@ type answer struct {
 func (v *Views) Reach(ctx context.Context, t Target) ([]Place, error) {
 	var places []Place
 	known := map[answer]int{}
+	looks, more := 0, 0
 	for _, s := range v.spaces {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		for _, pl := range s.find(t) {
-			if pl.HiddenBy == "" {
+			if looks++; pl.HiddenBy == "" && looks <= maxLooks {
 				var err error
 				if pl.Confirmed, err = v.confirm(s, t, pl.Path); err != nil {
 					return nil, err
@@ -160,6 +165,10 @@ func (v *Views) Reach(ctx context.Context, t Target) ([]Place, error) {
 			}
 			key := answer{pl.Path, pl.HiddenBy, pl.ReadOnly, pl.Confirmed, s.Own}
 			i, ok := known[key]
+			if !ok && len(places) >= maxPlaces {
+				more++
+				continue
+			}
 			if !ok {
 				i = len(places)
 				known[key] = i
@@ -179,6 +188,9 @@ func (v *Views) Reach(ctx context.Context, t Target) ([]Place, error) {
 		}
 		return cmp.Compare(b.Count, a.Count)
 	})
+	if more > 0 {
+		places[len(places)-1].More = more
+	}
 	return places, nil
 }
 

@@ -157,3 +157,30 @@ func TestTargetOf(t *testing.T) {
 		}
 	})
 }
+
+// Somebody mounts it a few hundred times: the list has an end, and says so.
+func TestManyPlaces(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		p, err := process.Open()
+		must(t, err)
+		defer p.Close()
+		must(t, os.Mkdir("/run/app", 0o755))
+		const many = maxPlaces + 20
+		for i := range many {
+			at := fmt.Sprint("/tmp/", i)
+			must(t, os.Mkdir(at, 0o755))
+			must(t, linux.Mount("/run/app", at, "", syscall.MS_BIND, ""))
+		}
+		places, _, err := Reach(t.Context(), p, target(t, p, "/run/app"))
+		must(t, err)
+		if n := len(places); n != maxPlaces || places[n-1].More != many+1-maxPlaces {
+			t.Errorf("%d places and %d more", n, places[n-1].More)
+		}
+		v, err := Open(t.Context(), p)
+		must(t, err)
+		defer v.Close()
+		if !v.room(maxMounts) || v.room(1) {
+			t.Error("there is always room")
+		}
+	})
+}
