@@ -155,7 +155,7 @@ func TestHangingFileSystem(t *testing.T) {
 		if got := r.holds(); !strings.Contains(got.Conditions[1].Why, "a file system hangs") || !got.Conditions[3].Holds {
 			t.Errorf("%+v", got)
 		}
-		r = begin(t, Options{Timeout: 300 * time.Millisecond}, "path:/run/hung/a", "path:/run/x", "gone:/run/x")
+		r = begin(t, Options{Timeout: 2 * time.Second}, "path:/run/hung/a", "path:/run/x", "gone:/run/x")
 		<-r.done
 		if r.err != nil || !r.report.TimedOut || !r.report.Conditions[1].Holds || r.report.Conditions[2].Looks != 1 {
 			t.Errorf("%+v, %v", r.report, r.err)
