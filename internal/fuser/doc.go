@@ -48,11 +48,13 @@
 //	no statx(2) (a filter)                        only local mounts are looked at: see above
 //	no kcmp(2) (a filter, no CAP_SYS_PTRACE)      the threads are looked at one by one, 64 of a process
 //	a network namespace that we may not enter     Incomplete, with how many
-//	one that only a socket keeps alive            its sockets are in nobody's list: a
+//	one that only its sockets keep alive          Incomplete, with how many sockets; a
 //	                                              socket file there seems to have no users
+//	more than 1,024 of them                       Incomplete, with how many
 //	no sock_diag (a filter, no unix_diag)         Incomplete; descriptors of the file are found
 //	descriptors in flight (SCM_RIGHTS)            Incomplete, with how many; a socket in flight
 //	                                              is a Use of PID 0
+//	a datagram of no bytes that carries some      not told: its queue looks empty
 //	mappings on overlayfs, not root               found from Linux 6.7 on; else Incomplete
 //	our own descriptors or memory run out         an error: there is no answer
 //

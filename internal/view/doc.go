@@ -40,6 +40,9 @@
 //	the upper directory of an overlay      is another object than what the overlay shows
 //	more than 32 namespaces without a      their mounts are known, nothing is confirmed;
 //	process                                Incomplete
+//	more than 200,000 mounts elsewhere     the namespaces behind them are Incomplete
+//	more than 256 places                   the last of the list says how many More
+//	a process that does not answer         Incomplete
 //	our own descriptors run out            an error; in the listing of namespaces without
 //	                                       a process Incomplete
 //
