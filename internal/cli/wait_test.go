@@ -83,29 +83,32 @@ func usage(t *testing.T, pid int) (ticks, switches int) {
 // A hundred conditions take no CPU while nothing happens: all threads are in calls
 // without an end, and what happens elsewhere in the same directory wakes one once.
 func TestWaitSleeps(t *testing.T) {
-	d := t.TempDir()
-	args := []string{"wait"}
-	for i := range 25 {
-		name := fmt.Sprintf("%s/%d", d, i)
-		mustDo(t, os.Mkdir(name, 0o755))
-		args = append(args, "gone:"+name, "path:"+name+"/x/y", "listen:"+name+"/s", "pidfile:"+name+"/p.pid")
-	}
-	cmd := exec.Command(slashrunLink(t), args...)
-	mustDo(t, cmd.Start())
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
-	blocked(t, cmd.Process.Pid)
-	_, before := usage(t, cmd.Process.Pid)
-	const others = 50
-	for i := range others {
-		mustDo(t, os.Mkdir(fmt.Sprintf("%s/other%d", d, i), 0o755))
-	}
-	blocked(t, cmd.Process.Pid)
-	_, after := usage(t, cmd.Process.Pid)
-	if after-before > 8*others {
-		t.Errorf("%d events made it wait %d times", others, after-before)
-	}
-	t.Logf("%d events made it wait %d times", others, after-before)
+	link := slashrunLink(t)
+	nstest.Run(t, nstest.Options{Keep: []string{link}}, func(t *testing.T) { // where nobody else makes files or mounts
+		d := t.TempDir()
+		args := []string{"wait"}
+		for i := range 25 {
+			name := fmt.Sprintf("%s/%d", d, i)
+			mustDo(t, os.Mkdir(name, 0o755))
+			args = append(args, "gone:"+name, "path:"+name+"/x/y", "listen:"+name+"/s", "pidfile:"+name+"/p.pid")
+		}
+		cmd := exec.Command(slashrunLink(t), args...)
+		mustDo(t, cmd.Start())
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		blocked(t, cmd.Process.Pid)
+		_, before := usage(t, cmd.Process.Pid)
+		const others = 50
+		for i := range others {
+			mustDo(t, os.Mkdir(fmt.Sprintf("%s/other%d", d, i), 0o755))
+		}
+		blocked(t, cmd.Process.Pid)
+		_, after := usage(t, cmd.Process.Pid)
+		if after-before > 8*others {
+			t.Errorf("%d events made it wait %d times", others, after-before)
+		}
+		t.Logf("%d events made it wait %d times", others, after-before)
+	})
 }
 
 // SIGINT and SIGTERM end it at once, as the shell expects.
