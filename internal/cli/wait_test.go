@@ -100,7 +100,7 @@ func TestWaitSleeps(t *testing.T) {
 		_, before := usage(t, cmd.Process.Pid)
 		const others = 50
 		for i := range others {
-			mustDo(t, os.Mkdir(fmt.Sprintf("%s/other%d", d, i), 0o755))
+			mustDo(t, os.Mkdir(fmt.Sprintf("%s/0/other%d", d, i), 0o755))
 		}
 		blocked(t, cmd.Process.Pid)
 		_, after := usage(t, cmd.Process.Pid)
