@@ -256,10 +256,27 @@ func sourceDate(root string) (time.Time, error) {
 	return time.Unix(sec, 0).UTC(), nil
 }
 
-// git runs git in root. The tree may belong to another user than the one that
-// builds, which git refuses unless told.
+// git runs git on the repository at root, whoever owns that: what is in the tree
+// runs in any case. One above it is not asked: git runs what that one's
+// configuration says (CVE-2022-24765), and it may be anybody's.
 func git(root string, args ...string) (string, error) {
-	cmd := exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", root}, args...)...)
+	root, err := filepath.Abs(root)
+	if err == nil {
+		root, err = filepath.EvalSymlinks(root) // git compares what getcwd(2) says
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(filepath.Join(root, ".git")); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("git", append([]string{"-c", "safe.directory=" + root, "-C", root}, args...)...)
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "GIT_DIR=") && !strings.HasPrefix(kv, "GIT_WORK_TREE=") {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	cmd.Env = append(cmd.Env, "GIT_CEILING_DIRECTORIES="+filepath.Dir(root))
 	out, err := cmd.Output()
 	return strings.TrimSpace(string(out)), err
 }

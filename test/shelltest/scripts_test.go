@@ -49,21 +49,21 @@ func TestEntrypoint(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		vars := []string{"DB_HOST=localhost", "DB_PORT=" + port}
+		vars := []string{"WAIT_FOR=tcp:localhost:" + port}
 		// It becomes the service.
-		r := w.start(nil, vars, "entrypoint", "sh", "-c", "echo $$ $DB_PORT")
-		if r.wait() != 0 || r.stdout() != fmt.Sprintf("%d %s\n", r.cmd.Process.Pid, port) {
+		r := w.start(nil, vars, "entrypoint", "sh", "-c", "echo $$ $WAIT_FOR")
+		if r.wait() != 0 || r.stdout() != fmt.Sprintf("%d tcp:localhost:%s\n", r.cmd.Process.Pid, port) {
 			t.Errorf("process %d printed %q\n%s", r.cmd.Process.Pid, r.stdout(), r.stderr())
 		}
 		w.wantWith(7, vars, "entrypoint", "sh", "-c", "exit 7")
 		l.Close()
 		// Without a database nothing starts, and why is said.
-		r = w.wantWith(124, append(vars, "DB_WAIT=0"), "entrypoint", "touch", "/tmp/started")
+		r = w.wantWith(124, append(vars, "WAIT_TIMEOUT=0"), "entrypoint", "touch", "/tmp/started")
 		if !strings.Contains(r.stderr(), "tcp:localhost:"+port+": ") || exists("/tmp/started") {
 			t.Errorf("it said %q; started: %v", r.stderr(), exists("/tmp/started"))
 		}
 		// With one that comes later it does.
-		r = w.start(nil, append(vars, "DB_WAIT=5min"), "entrypoint", "touch", "/tmp/started")
+		r = w.start(nil, append(vars, "WAIT_TIMEOUT=5min"), "entrypoint", "touch", "/tmp/started")
 		l, err = net.Listen("tcp", "127.0.0.1:"+port)
 		must(t, err)
 		defer l.Close()
@@ -85,6 +85,10 @@ func TestDeploy(t *testing.T) {
 		}
 		must(t, os.Symlink("releases/1", "/tmp/srv/current"))
 		w.want(64, "deploy", "/tmp/srv")
+		for _, release := range []string{"", ".", "..", "../..", "1/"} {
+			w.want(64, "deploy", "/tmp/srv", release)
+		}
+		must(t, os.Symlink("releases/1", "/tmp/srv/current.new")) // one was killed in between
 		w.start(nil, nil, "slashrun", "pidfile", "write", "/run/food.pid", "--", w.food)
 		w.until("the service is up", func() bool { return w.signals() == "up" })
 
@@ -97,6 +101,14 @@ func TestDeploy(t *testing.T) {
 		w.until("the service was told", func() bool { return w.signals() == "up HUP" })
 		if current() != "releases/2" {
 			t.Errorf("current is %s", current())
+		}
+		// Where nothing runs, that is said; the release is the current one all the same.
+		if text := w.wantWith(5, []string{"PIDFILE=/run/none.pid"}, "deploy", "/tmp/srv", "3").stderr(); current() != "releases/3" || !strings.Contains(text, "is current") {
+			t.Errorf("current is %s, it said %q", current(), text)
+		}
+		w.want(0, "deploy", "/tmp/srv", "2")
+		if entries, err := os.ReadDir("/tmp/srv/releases/1"); err != nil || len(entries) > 0 {
+			t.Errorf("in release 1 are %v, %v", entries, err)
 		}
 		if text := w.want(124, "deploy", "/tmp/srv", "none").stderr(); !strings.Contains(text, "releases/none") || current() != "releases/2" {
 			t.Errorf("a release that is not there: current is %s, it said %q", current(), text)
@@ -185,8 +197,11 @@ func TestHealth(t *testing.T) {
 				t.Errorf("%v: it said %q", c, text)
 			}
 		}
-		// A bare number on a mount that others may use.
-		w.want(2, "health", "/run/food/number.pid", "/run/food/live.sock")
+		// A bare number on a mount that others may use: no reason to end the container.
+		if text := w.want(0, "health", "/run/food/number.pid", "/run/food/live.sock").stderr(); !strings.Contains(text, "cannot be told") {
+			t.Errorf("it said %q", text)
+		}
+		w.wantWith(1, []string{"HEALTH_UNKNOWN=1"}, "health", "/run/food/number.pid", "/run/food/live.sock")
 	})
 }
 
