@@ -23,7 +23,12 @@ type waitJSON struct {
 	For  string         `json:"for"` // a kind of lock, or "child"
 	Path string         `json:"path,omitempty"`
 	On   []lockUserJSON `json:"on"`
+	More int            `json:"more,omitempty"` // how many are left out of On
 }
+
+// maxNamed bounds the names in each line: a lock may have a thousand holders, and
+// all of them wait.
+const maxNamed = 16
 
 // circles prints the deadlocks of t that concern what was asked for.
 func (l *lockList) circles(ctx context.Context, t *locks.Table) int {
@@ -83,7 +88,11 @@ func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {
 		if !w.ForChild() && !w.Unsure {
 			x.Mode, x.Start, x.End = modeJSON(&w.Lock), &w.Lock.Start, endJSON(w.Lock.End)
 		}
-		for _, who := range w.On {
+		for k, who := range w.On {
+			if k == maxNamed {
+				x.More = len(w.On) - k
+				break
+			}
 			x.On = append(x.On, userJSON(t, who))
 		}
 		j.Waits = append(j.Waits, x)
@@ -93,7 +102,7 @@ func deadlockToJSON(t *locks.Table, d *locks.Deadlock) deadlockJSON {
 
 // writeDeadlock tells a circle in sentences.
 func writeDeadlock(w *bufio.Writer, t *locks.Table, d *locks.Deadlock) {
-	verdict, proof := "deadlock, certain unless an alarm(2) ends it:", "proof: "
+	verdict, proof := "deadlock, certain unless a signal or an alarm(2) ends it:", "proof: "
 	if !d.Certain {
 		verdict, proof = "deadlock, not certain:", "doubt: "
 	}
@@ -102,7 +111,11 @@ func writeDeadlock(w *bufio.Writer, t *locks.Table, d *locks.Deadlock) {
 		x := &d.Waits[i]
 		fmt.Fprintf(w, "  %s waits for ", processText(t, x.Process))
 		var on []string
-		for _, who := range x.On {
+		for k, who := range x.On {
+			if k == maxNamed {
+				on = append(on, fmt.Sprintf("%d more", len(x.On)-k))
+				break
+			}
 			on = append(on, processText(t, who))
 		}
 		if x.ForChild() {

@@ -37,8 +37,8 @@ func lockListCommand() *Command {
 what is below it: of flock(2) (FLOCK), fcntl(2) (POSIX, and OFDLCK where the
 lock belongs to an open file), and leases. A row is a process: all that hold the
 lock, as children do that inherited the descriptor, also where the one that took
-it has ended. A MODE with a star is one that waits. AGE is for how long the
-process runs. What cannot be seen is said on standard error.
+it has ended. A MODE with a star is one that waits. UPTIME is for how long the
+process runs, not the lock. What cannot be seen is said on standard error.
 
 --deadlocks lists processes that wait for one another in a circle. It says
 "certain" where all threads of all of them sleep for these locks, or for a child
@@ -48,7 +48,7 @@ tells nobody of an alarm(2): one that a process has set would kill it.
 
   slashrun lock list
   slashrun lock list /run/lock /var/lib/dpkg/lock
-  slashrun lock list --deadlocks || alert "somebody waits for ever"
+  slashrun lock list --deadlocks; [ $? = 3 ] && alert "somebody waits for ever"
   slashrun lock list --json | jq '.locks[] | select(.waiters) | .path'`,
 		Flags: lockListFlags,
 		Files: true,
@@ -56,7 +56,7 @@ tells nobody of an alarm(2): one that a process has set would kill it.
 			{ExitOK, "listed; --deadlocks: none is seen"},
 			{ExitUsage, "bad usage, or the output could not be written"},
 			{exitListFailed, "/proc cannot be used, or a PATH not be looked at"},
-			{exitListDeadlock, "--deadlocks: there is one for certain, unless an alarm(2) ends it"},
+			{exitListDeadlock, "--deadlocks: there is one for certain, unless a signal or alarm ends it"},
 			{exitListMaybe, "--deadlocks: there may be one; the reasons for the doubt are listed"},
 		},
 		Run: func(ctx context.Context, env *Env, args []string) int { return runLockList(ctx, env, args) },
@@ -258,7 +258,7 @@ func plainErrno(err error) error {
 // writeLocks writes the table.
 func writeLocks(w *bufio.Writer, t *locks.Table, list []locks.Held) {
 	now := time.Now()
-	rows := [][]string{{"COMMAND", "PID", "TYPE", "MODE", "START", "END", "AGE", "UNIT", "PATH"}}
+	rows := [][]string{{"COMMAND", "PID", "TYPE", "MODE", "START", "END", "UPTIME", "UNIT", "PATH"}}
 	row := func(who process.Process, lock *locks.Lock, mode, path string) {
 		r := []string{"-", "-", lock.Kind, mode, strconv.FormatInt(lock.Start, 10), rangeEnd(lock.End), "-", "-", path}
 		if who.PID > 0 {
@@ -309,7 +309,7 @@ func writeTable(w *bufio.Writer, rows [][]string) {
 	for _, r := range rows {
 		for i, s := range r[:len(r)-1] {
 			pad := strings.Repeat(" ", width[i]-len([]rune(s)))
-			if h := rows[0][i]; h == "PID" || h == "START" || h == "END" || h == "AGE" {
+			if h := rows[0][i]; h == "PID" || h == "START" || h == "END" || h == "UPTIME" {
 				w.WriteString(pad + s + " ")
 			} else {
 				w.WriteString(s + pad + " ")

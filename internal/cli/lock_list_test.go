@@ -48,7 +48,7 @@ func TestLockListDeadlocks(t *testing.T) {
 		}
 	}
 	switch {
-	case code == exitListDeadlock && strings.HasPrefix(text, "deadlock, certain unless an alarm(2) ends it:\n") && strings.Contains(text, "  proof: "):
+	case code == exitListDeadlock && strings.HasPrefix(text, "deadlock, certain unless a signal or an alarm(2) ends it:\n") && strings.Contains(text, "  proof: "):
 	case code == exitListMaybe && strings.HasPrefix(text, "deadlock, not certain:\n") && strings.Contains(text, "  doubt: ") && os.Geteuid() != 0:
 	default:
 		t.Errorf("%d\n%s", code, text)

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,4 +144,10 @@ func files(t *testing.T, names ...string) (dir string, paths []string) {
 		paths = append(paths, path)
 	}
 	return dir, paths
+}
+
+// inodeOf is what a finder compares.
+func inodeOf(st os.FileInfo) (dev, ino uint64) {
+	s := st.Sys().(*syscall.Stat_t)
+	return uint64(s.Dev), s.Ino
 }

@@ -1,8 +1,10 @@
 package locks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/slashrun/slashrun/internal/process"
@@ -147,13 +149,14 @@ type graph struct {
 	maybe       map[int][]int // with those that each waits for
 	stuck       map[int]bool
 	why         map[int]string // those that are not: what is seen of them
+	takers      map[int]bool   // of locks that they do not seem to hold
 }
 
 // judge finds the greatest set of processes that cannot go on by themselves: all
 // threads of each sleep, each for a lock that is in the hands of members alone, or
 // for a child that is a member.
 func (g *graph) judge() {
-	g.stuck, g.why = map[int]bool{}, map[int]string{}
+	g.stuck, g.why, g.takers = map[int]bool{}, map[int]string{}, map[int]bool{}
 	blind := g.loose || !g.proc.Initial() || slices.ContainsFunc(g.refused, func(pid int) bool { return pid != 1 })
 	for pid := range g.last {
 		if why := g.doubt(pid, g.first[pid], g.last[pid]); why != "" {
@@ -196,56 +199,80 @@ func (g *graph) sleepsFor(pid int) bool {
 
 // kept reports whether all who could release the lock are stuck.
 func (g *graph) kept(h *Held) bool {
+	if st, known := g.stats[h.PID]; h.Kind == Flock && known && !st.Dead() &&
+		!slices.ContainsFunc(h.Holders, func(x Holder) bool { return x.PID == h.PID }) {
+		// A thread of it may have descriptors of its own, or the lock is in a mapping.
+		g.why[h.PID] = fmt.Sprintf("process %s took a lock and lives, and none of its descriptors has it", whoIs(g.name(h.PID)))
+		g.takers[h.PID] = true
+		return false
+	}
 	return len(h.Holders) > 0 && !slices.ContainsFunc(h.Holders, func(x Holder) bool { return x.FD < 0 || !g.stuck[x.PID] })
 }
 
 // circles are the strongly connected parts of maybe: in each everybody waits for
 // everybody, by others. They are in order, each beginning with its least process.
 func (g *graph) circles() (list [][]int) {
-	reach := map[int]map[int]bool{}
-	for pid := range g.maybe {
-		seen, next := map[int]bool{}, slices.Clone(g.maybe[pid])
-		for len(next) > 0 {
-			to := next[len(next)-1]
-			next = next[:len(next)-1]
-			if !seen[to] {
-				seen[to] = true
-				next = append(next, g.maybe[to]...)
+	// Tarjan, Depth-first search and linear graph algorithms (1972).
+	index, low, onStack := map[int]int{}, map[int]int{}, map[int]bool{}
+	var stack []int
+	var visit func(pid int)
+	visit = func(pid int) {
+		index[pid] = len(index) + 1
+		low[pid] = index[pid]
+		stack = append(stack, pid)
+		onStack[pid] = true
+		for _, to := range g.maybe[pid] {
+			if index[to] == 0 {
+				visit(to)
+				low[pid] = min(low[pid], low[to])
+			} else if onStack[to] {
+				low[pid] = min(low[pid], index[to])
 			}
 		}
-		reach[pid] = seen
-	}
-	done := map[int]bool{}
-	var pids []int
-	for pid := range g.maybe {
-		pids = append(pids, pid)
-	}
-	slices.Sort(pids)
-	for _, pid := range pids {
-		if done[pid] || !reach[pid][pid] {
-			continue
+		if low[pid] != index[pid] {
+			return
 		}
-		circle := []int{pid}
-		for done[pid] = true; ; {
-			// Follow the circle as long as it leads to somebody new.
-			last := circle[len(circle)-1]
-			inside := func(to int) bool { return !done[to] && reach[to][pid] && reach[pid][to] }
-			i := slices.IndexFunc(g.maybe[last], inside)
-			var next int
-			if i >= 0 {
-				next = g.maybe[last][i]
-			} else if i = slices.IndexFunc(pids, inside); i >= 0 {
-				next = pids[i]
-			} else {
-				break
-			}
-			circle = append(circle, next)
-			done[next] = true
+		i := slices.Index(stack, pid)
+		part := slices.Clone(stack[i:])
+		for _, other := range part {
+			onStack[other] = false
 		}
-		list = append(list, circle)
+		if stack = stack[:i]; len(part) > 1 || slices.Contains(g.maybe[pid], pid) {
+			list = append(list, g.inOrder(part))
+		}
 	}
+	for _, pid := range slices.Sorted(maps.Keys(g.maybe)) {
+		if index[pid] == 0 {
+			visit(pid)
+		}
+	}
+	slices.SortFunc(list, func(a, b []int) int { return cmp.Compare(a[0], b[0]) })
 	return list
 }
+
+// inOrder follows the circle from its least process as long as it leads to somebody
+// new, and so on.
+func (g *graph) inOrder(part []int) []int {
+	slices.Sort(part)
+	left := map[int]bool{}
+	for _, pid := range part {
+		left[pid] = true
+	}
+	var order []int
+	for _, pid := range part {
+		for left[pid] {
+			order = append(order, pid)
+			delete(left, pid)
+			if i := slices.IndexFunc(g.maybe[pid], func(to int) bool { return left[to] }); i >= 0 {
+				pid = g.maybe[pid][i]
+			}
+		}
+	}
+	return order
+}
+
+// maxProof bounds the lines about processes.
+const maxProof = 32
 
 // report is what is said of a circle.
 func (g *graph) report(circle []int) Deadlock {
@@ -258,7 +285,12 @@ func (g *graph) report(circle []int) Deadlock {
 		d.Proof = g.doubts(circle)
 		return d
 	}
-	for _, pid := range g.behind(circle) {
+	all := g.behind(circle)
+	for i, pid := range all {
+		if i == maxProof {
+			d.Proof = append(d.Proof, fmt.Sprintf("the same goes for %d more processes", len(all)-i))
+			break
+		}
 		n, sleeps, switches := len(g.last[pid].threads), "its thread sleeps", uint64(0)
 		if n > 1 {
 			sleeps = fmt.Sprintf("all its %d threads sleep", n)
@@ -288,9 +320,7 @@ func (g *graph) waitsOf(pid int) (list []Wait) {
 			wait.Path, wait.Foreign, wait.Within = on[0].Path, on[0].Foreign, on[0].Within
 		}
 		for _, other := range g.holdersAgainst(x) {
-			if who := g.name(other); !slices.Contains(wait.On, who) {
-				wait.On = append(wait.On, who)
-			}
+			wait.On = append(wait.On, g.name(other))
 		}
 		list = append(list, wait)
 	}
@@ -306,10 +336,14 @@ func (g *graph) waitsOf(pid int) (list []Wait) {
 
 // behind are the processes of a circle and all on whom it depends.
 func (g *graph) behind(circle []int) []int {
-	list := slices.Clone(circle)
+	list, known := slices.Clone(circle), map[int]bool{}
+	for _, pid := range circle {
+		known[pid] = true
+	}
 	for i := 0; i < len(list); i++ {
 		for _, to := range g.edges(list[i], g.last, nil) {
-			if !slices.Contains(list, to) {
+			if !known[to] {
+				known[to] = true
 				list = append(list, to)
 			}
 		}
@@ -320,7 +354,7 @@ func (g *graph) behind(circle []int) []int {
 // doubts is why a circle is not certain.
 func (g *graph) doubts(circle []int) (list []string) {
 	const enough = 8
-	for _, pid := range g.behind(circle) {
+	for _, pid := range slices.Concat(g.behind(circle), slices.Sorted(maps.Keys(g.takers))) {
 		if why := g.why[pid]; why != "" && len(list) < enough {
 			list = append(list, why)
 		}

@@ -275,3 +275,20 @@ func TestAThousandProcesses(t *testing.T) {
 	wantCircle(t, got, true, one.pid(), two.pid())
 	killGroup(queue.pid())
 }
+
+// All who share a lock wait for another: there is a bound to what is said of them.
+func TestACrowdInACircle(t *testing.T) {
+	dir, f := files(t, "a", "b")
+	const crowd = 200
+	two := perl(t, "flock,"+f[1]+",2", "say", "flock,"+f[0]+",2")
+	all := start(t, exec.Command("perl", "-e", `
+		open(my $a, "<", $ARGV[0]); flock($a, 2);
+		for (1 .. $ARGV[2]) { if (fork == 0) { open(my $f, "<", $ARGV[1]); flock($f, 2); exit } }
+		$| = 1; print "ready\n"; open(my $f, "<", $ARGV[1]); flock($f, 2); sleep`, f[0], f[1], strconv.Itoa(crowd)))
+	two.on(t)
+	got := deadlocks(t, dir, crowd+2)
+	if len(got) != 1 || got[0].Certain != sure(t) || len(pidsOf(got[0])) != crowd+2 || len(got[0].Proof) > maxProof+10 {
+		t.Errorf("%d circles; %+v", len(got), got)
+	}
+	killGroup(all.pid())
+}

@@ -58,8 +58,10 @@
 //	whose taker has exited                            found by its system call
 //	held outside of our PID namespace                 is in no list; Scan sees that somebody waits: Held.Where Outside
 //	the mount is not in our table                     Of: Incomplete says so, fdinfo alone is asked; Scan: Held.Foreign
-//	locks that come and go all the time               Incomplete says so, after 10 reads that differed
+//	locks that come and go all the time               Incomplete says so, after 16 reads that differed
 //	a lock that is passed on while we look            we look again, three times in all
+//	a process that hangs in execve(2)                 Incomplete: "no answer", after 2 s; the others are looked at
+//	a process with very many locks                    Incomplete says that not all of it was read
 //	EACCES for system calls of others      a Waiter without its thread; no deadlock is certain
 //
 // Reasons are counted, so that Incomplete is a few lines whatever is hidden. A

@@ -63,6 +63,8 @@ func TestMain(m *testing.M) {
 		leaderless()
 	case "twolocks":
 		twolocks()
+	case "scan":
+		scanRole()
 	}
 	seccomptest.Setup()
 	nstest.Main(m)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"syscall"
 
@@ -50,7 +51,11 @@ func (t *Table) lookAt(ctx context.Context) (map[int]*look, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		looks[pid] = t.lookOne(pid, family[pid])
+		l, ok := answer(func() *look { return t.lookOne(pid, family[pid]) })
+		if !ok {
+			l = &look{err: errNoAnswer}
+		}
+		looks[pid] = l
 		next = append(next, looks[pid].children...)
 	}
 	return looks, nil
@@ -58,15 +63,17 @@ func (t *Table) lookAt(ctx context.Context) (map[int]*look, error) {
 
 // concerned are the processes that wait for a lock, or hold one that others wait
 // for.
-func (t *Table) concerned() (list []int) {
+func (t *Table) concerned() []int {
+	set := map[int]bool{}
 	for pid, all := range t.sleepers() {
-		list = append(list, pid)
+		set[pid] = true
 		for i := range all {
-			list = append(list, t.holdersAgainst(&all[i])...)
+			for _, other := range t.holdersAgainst(&all[i]) {
+				set[other] = true
+			}
 		}
 	}
-	slices.Sort(list)
-	return slices.Compact(list)
+	return slices.Sorted(maps.Keys(set))
 }
 
 // holdersAgainst are the processes that hold what s waits for.
@@ -78,7 +85,8 @@ func (t *Table) holdersAgainst(s *sleeper) (list []int) {
 			}
 		}
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 func (t *Table) lookOne(pid int, family []int) *look {

@@ -1,9 +1,11 @@
 package locks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -50,15 +52,25 @@ func Of(ctx context.Context, p *process.Proc, fd int) (*Report, error) {
 	}
 }
 
+// oneFile is the view of who looks for one file.
+type oneFile struct {
+	node
+	want func(*Lock) bool
+}
+
+func (o oneFile) worth(i process.Inode) bool { return node{i.Dev, i.Ino} == o.node }
+
+func (o oneFile) keep(s *sighting) (keep, path bool) {
+	// Where stat(2) was refused the locks tell which file it is.
+	return s.node == o.node || len(s.locks) > 0 && o.want(&s.locks[0]), false
+}
+
+func (o oneFile) fork() view { return o }
+
 // report looks once: dev and ino are the file as stat(2) gives it, want picks its
 // locks.
 func (f *finder) report(ctx context.Context, dev, ino uint64, want func(*Lock) bool) (*Report, error) {
-	this := node{dev, ino}
-	f.worth = func(i process.Inode) bool { return node{i.Dev, i.Ino} == this }
-	f.keep = func(s *sighting) bool {
-		// Where stat(2) was refused the locks tell which file it is.
-		return s.node == this || len(s.locks) > 0 && want(&s.locks[0])
-	}
+	f.view = oneFile{node{dev, ino}, want}
 	records := f.read(want)
 	if err := f.processes(ctx); err != nil {
 		return nil, err
@@ -70,7 +82,9 @@ func (f *finder) report(ctx context.Context, dev, ino uint64, want func(*Lock) b
 			r.Holders = append(r.Holders, Holder{f.name(s.pid), s.fd, l})
 		}
 	}
-	slices.SortStableFunc(r.Holders, func(a, b Holder) int { return a.PID - b.PID })
+	slices.SortFunc(r.Holders, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.FD, b.FD), strings.Compare(a.Lock.Kind, b.Lock.Kind), cmp.Compare(a.Lock.Start, b.Lock.Start))
+	})
 	r.rest(f, records, want)
 	r.Incomplete = f.why.lines()
 	return r, nil

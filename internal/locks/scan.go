@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,7 +128,7 @@ func scanOnce(ctx context.Context, p *process.Proc, o Options) (*Table, error) {
 		files:   map[node]File{},
 	}
 	s.records = s.read(s.want)
-	if err := s.look(ctx); err != nil {
+	if err := s.lookAround(ctx); err != nil {
 		return nil, err
 	}
 	s.surroundings()
@@ -176,8 +177,8 @@ type place struct {
 
 func (s *scan) want(l *Lock) bool { return s.options.Files(l.File()) }
 
-// look looks at the processes, if there is anything to look for.
-func (s *scan) look(ctx context.Context) error {
+// lookAround looks at the processes, if there is anything to look for.
+func (s *scan) lookAround(ctx context.Context) error {
 	// In a PID namespace below the machine's /proc/locks leaves out a flock whose
 	// taker has ended. The descriptors that hold it have it.
 	s.all = !s.proc.Initial() && !s.options.whole || len(s.why.order) > 0
@@ -192,21 +193,64 @@ func (s *scan) look(ctx context.Context) error {
 	if err := s.superblocks(); err != nil {
 		s.why.add(reason{text: "the mount table cannot be read: " + cause(err), loose: true}, "")
 	}
-	s.finder.worth = s.worth
-	s.finder.keep = func(x *sighting) bool {
-		s.learn(x)
-		// One without a lock may be what a thread waits with.
-		return len(x.locks) > 0 && s.want(&x.locks[0]) || len(x.locks) == 0 && (waited || s.all)
+	s.view = &scanView{scan: s, waited: waited, devs: s.devs}
+	if err := s.processes(ctx); err != nil {
+		return err
 	}
-	s.finder.pathOf = func(x *sighting) bool {
-		if len(x.locks) == 0 {
-			return false
+	slices.SortFunc(s.found, func(a, b sighting) int { return cmp.Or(cmp.Compare(a.pid, b.pid), cmp.Compare(a.fd, b.fd)) })
+	for i := range s.found {
+		x := &s.found[i]
+		if len(x.locks) > 0 {
+			s.files[x.node] = x.locks[0].File()
 		}
-		had, ok := s.paths[x.locks[0].File()]
-		return !ok || had.foreign
+		if x.path != "" {
+			s.reached(x, x.path)
+		}
 	}
-	s.finder.path = s.reached
-	return s.processes(ctx)
+	return nil
+}
+
+// scanView is the view of who looks for all locks.
+type scanView struct {
+	scan   *scan // of which nothing changes meanwhile
+	waited bool  // somebody waits
+	devs   map[uint64]bool
+	had    map[File]bool // whose path was asked for
+}
+
+func (v *scanView) fork() view {
+	return &scanView{v.scan, v.waited, maps.Clone(v.devs), map[File]bool{}}
+}
+
+// worth decides whether fdinfo of a file is read. /proc/locks has the inode number
+// that the kernel counts by and the superblock's device. The number is that of
+// stat(2) with few exceptions, files of overlayfs whose layers are on several file
+// systems; the device is not on overlayfs and btrfs.
+func (v *scanView) worth(n process.Inode) bool {
+	if n.Mode&syscall.S_IFMT == syscall.S_IFSOCK {
+		return false
+	}
+	return v.scan.all || v.scan.inos[n.Ino] || !v.devs[n.Dev]
+}
+
+// keep takes from a descriptor what it tells about the numbers of its file system.
+// One without a lock may be what a thread waits with.
+func (v *scanView) keep(x *sighting) (keep, path bool) {
+	if _, known := v.devs[x.node.dev]; !known && x.info.Ino == x.node.ino {
+		v.devs[x.node.dev] = true
+	}
+	if len(x.locks) == 0 {
+		return v.waited || v.scan.all, false
+	}
+	file := x.locks[0].File()
+	if !v.scan.want(&x.locks[0]) {
+		return false, false
+	}
+	path = !v.had[file]
+	if path {
+		v.had[file] = mounts.ByID(v.scan.table, x.info.MountID) != nil // else rather another one
+	}
+	return true, path
 }
 
 // reached notes the path of a sighting: rather one that we can use ourselves.
@@ -258,28 +302,6 @@ func (s *scan) superblocks() error {
 		s.devs[linux.Makedev(m.Major, m.Minor)] = m.FSType != "overlay"
 	}
 	return nil
-}
-
-// worth decides whether fdinfo of a file is read. /proc/locks has the inode number
-// that the kernel counts by and the superblock's device. The number is that of
-// stat(2) with few exceptions, files of overlayfs whose layers are on several file
-// systems; the device is not on overlayfs and btrfs.
-func (s *scan) worth(n process.Inode) bool {
-	if n.Mode&syscall.S_IFMT == syscall.S_IFSOCK {
-		return false
-	}
-	return s.all || s.inos[n.Ino] || !s.devs[n.Dev]
-}
-
-// learn takes from a descriptor what it tells about the numbers of its file
-// system, and the file of its node.
-func (s *scan) learn(x *sighting) {
-	if _, known := s.devs[x.node.dev]; !known && x.info.Ino == x.node.ino {
-		s.devs[x.node.dev] = true
-	}
-	if len(x.locks) > 0 {
-		s.files[x.node] = x.locks[0].File()
-	}
 }
 
 // fileOf is the file of a sighting. Where no lock has told its superblock, the
@@ -366,7 +388,11 @@ func (s *scan) pathOfWaiter(file File) {
 		if len(x.locks) > 0 || s.fileOf(x) != file {
 			continue
 		}
-		if path, err := s.proc.Readlink(strconv.Itoa(x.pid) + "/fd/" + strconv.Itoa(x.fd)); err == nil {
+		path, ok := answer(func() string {
+			path, _ := s.proc.Readlink(strconv.Itoa(x.pid) + "/fd/" + strconv.Itoa(x.fd))
+			return path
+		})
+		if ok && path != "" {
 			s.reached(x, path)
 			return
 		}

@@ -1,6 +1,8 @@
 package locks
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -376,13 +378,21 @@ func TestTornTable(t *testing.T) {
 		print "ready\n";
 		while (1) { for my $how (8, 1) { flock($_, $how) for @f[1 .. 200] } }`, f[2]))
 	quiet, waited := openFile(t, f[0]), openFile(t, f[1])
+	right := 0
 	for range 10 {
-		if r := report(t, quiet); len(r.Holders) != 1 || len(r.Unseen) != 0 {
-			t.Fatalf("%+v", r)
+		q, w := report(t, quiet), report(t, waited)
+		// What could not be read whole is told, and then not what counts.
+		said := strings.Join(append(q.Incomplete, w.Incomplete...), "\n")
+		if strings.Contains(said, "come and go") {
+			continue
 		}
-		if r := report(t, waited); len(r.Holders) != 1 || len(r.Unseen) != 0 || len(r.Waiters) != 1 {
-			t.Fatalf("%+v", r)
+		right++
+		if len(q.Holders) != 1 || len(q.Unseen) != 0 || len(w.Holders) != 1 || len(w.Unseen) != 0 || len(w.Waiters) != 1 {
+			t.Fatalf("%+v\n%+v", q, w)
 		}
+	}
+	if right == 0 {
+		t.Error("the table was torn each time")
 	}
 }
 
@@ -414,51 +424,52 @@ func TestBusyIsNoDeadlock(t *testing.T) {
 func TestScanNotOurDescriptors(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
-		dir, f := files(t, "flock", "ofd")
-		for p := dir; p != "/"; p = filepath.Dir(p) {
-			os.Chmod(p, 0o755)
-		}
+		_, f := files(t, "flock", "ofd")
 		root := perl(t, "flock,"+f[0]+",2", "ofd,"+f[1]+",1,0,0", "fork", "fork", "fork", "fork", "say")
 		for range 15 {
 			root.ready(t)
 		}
-		become := linux.OnThread(0, func() error {
-			for _, call := range []uintptr{syscall.SYS_SETRESGID, syscall.SYS_SETRESUID} {
-				if _, _, e := syscall.RawSyscall(call, 65534, 65534, 65534); e != 0 { // of this thread alone
-					return e
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), "SLASHRUN_TEST_ROLE=scan")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		text, err := cmd.Output()
+		must(t, err)
+		var tab Table
+		must(t, json.Unmarshal(text, &tab))
+		if n := len(tab.Incomplete); n == 0 || n > 4 || !strings.Contains(strings.Join(tab.Incomplete, "\n"), "processes cannot be seen") {
+			t.Errorf("%q", tab.Incomplete)
+		}
+		// An OFD lock has no process, so that those of the machine are there, too.
+		tab.Locks = slices.DeleteFunc(tab.Locks, func(h Held) bool { return h.Mount != "/tmp" })
+		for _, h := range tab.Locks {
+			switch h.Kind {
+			case Flock:
+				if len(h.Holders) != 1 || h.Holders[0].PID != root.pid() || h.Holders[0].FD != -1 {
+					t.Errorf("%+v", h)
+				}
+			case OFD:
+				if len(h.Holders) != 0 || h.Where == "" {
+					t.Errorf("%+v", h)
 				}
 			}
-			p, err := process.Open()
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			tab, err := Scan(t.Context(), p, Options{})
-			if err != nil {
-				return err
-			}
-			if n := len(tab.Incomplete); n == 0 || n > 4 || !strings.Contains(strings.Join(tab.Incomplete, "\n"), "processes cannot be seen") {
-				t.Errorf("%q", tab.Incomplete)
-			}
-			// An OFD lock has no process, so that those of the machine are there, too.
-			tab.Locks = slices.DeleteFunc(tab.Locks, func(h Held) bool { return h.Mount != "/tmp" })
-			for _, h := range tab.Locks {
-				switch h.Kind {
-				case Flock:
-					if len(h.Holders) != 1 || h.Holders[0].PID != root.pid() || h.Holders[0].FD != -1 {
-						t.Errorf("%+v", h)
-					}
-				case OFD:
-					if len(h.Holders) != 0 || h.Where == "" {
-						t.Errorf("%+v", h)
-					}
-				}
-			}
-			if len(tab.Locks) != 2 {
-				t.Errorf("%+v", tab.Locks)
-			}
-			return nil
-		})
-		must(t, become)
+		}
+		if len(tab.Locks) != 2 {
+			t.Errorf("%+v", tab.Locks)
+		}
 	})
+}
+
+// scanRole prints what Scan gives.
+func scanRole() {
+	p, err := process.Open()
+	if err == nil {
+		var tab *Table
+		if tab, err = Scan(context.Background(), p, Options{}); err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(tab)
+		}
+	}
+	if err != nil {
+		panic(err)
+	}
+	os.Exit(0)
 }

@@ -35,7 +35,7 @@ type locksText struct {
 // have the same text, else three, because others may have torn two in the same
 // place.
 const (
-	maxReads = 10
+	maxReads = 16
 	agreed   = 3
 )
 

@@ -84,11 +84,18 @@ func (s *scan) waiters(t *Table) {
 		}
 	}
 	for _, pid := range order {
-		list, err := requests(s.proc, pid)
-		if err != nil {
-			s.why.add(reason{text: "what the threads wait for of", cause: cause(err)}, whoIs(s.name(pid)))
+		type said struct {
+			list []request
+			err  error
 		}
-		for _, r := range list {
+		got, ok := answer(func() (x said) { x.list, x.err = requests(s.proc, pid); return x })
+		if !ok {
+			got.err = errNoAnswer
+		}
+		if got.err != nil {
+			s.why.add(reason{text: "what the threads wait for of", cause: cause(got.err)}, whoIs(s.name(pid)))
+		}
+		for _, r := range got.list {
 			var ok bool
 			if r.file, ok = open[[2]int{r.pid, r.fd}]; ok && s.options.Files(r.file) {
 				t.requests = append(t.requests, r)

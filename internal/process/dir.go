@@ -156,6 +156,20 @@ func (d *Dir) Inode(name string) (n Inode, err error) {
 	return Inode{}, &fs.PathError{Op: "stat", Path: d.name + "/" + name, Err: errors.Unwrap(err)}
 }
 
+// Node is Inode with Dev, Ino and the type in Mode alone: for more some network file
+// systems write what they hold back (CIFS).
+func (d *Dir) Node(name string) (Inode, error) {
+	var sx linux.StatxT
+	err := linux.Statx(d.fd, name, linux.AT_NO_AUTOMOUNT|linux.AT_STATX_DONT_SYNC, linux.STATX_INO|linux.STATX_TYPE, &sx)
+	if err == nil {
+		return Inode{Dev: linux.Makedev(sx.Dev_major, sx.Dev_minor), Ino: sx.Ino, Mode: uint32(sx.Mode) & syscall.S_IFMT}, nil
+	}
+	if errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM) {
+		return d.Inode(name)
+	}
+	return Inode{}, &fs.PathError{Op: "stat", Path: d.name + "/" + name, Err: errors.Unwrap(err)}
+}
+
 // FDInfo reads fdinfo of a descriptor; d is the directory of a process or thread.
 // The text is read into buf, which is returned for the next.
 func (d *Dir) FDInfo(fd string, buf []byte) (FDInfo, []byte, error) {
