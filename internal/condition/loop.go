@@ -74,8 +74,17 @@ func (w *waiter) run1(b *batch, turn int) {
 func (b *batch) run(turn int) {
 	for {
 		b.mu.Lock()
-		if b.turn != turn || b.next == len(b.list) {
+		if b.turn != turn {
 			b.mu.Unlock()
+			return
+		}
+		if b.next == len(b.list) {
+			b.turn = -1 // what is left hangs, and nobody waits for it
+			left := b.left
+			b.mu.Unlock()
+			if left > 0 {
+				b.w.rouse()
+			}
 			return
 		}
 		l := b.list[b.next]

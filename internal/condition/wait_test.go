@@ -80,14 +80,17 @@ func TestHundred(t *testing.T) {
 			orphan(t, name+".orphan")
 			texts = append(texts, "gone:"+name, "listen:"+name+"/s", "pidfile:"+name+"/app.pid", "connect:"+name+".orphan")
 		}
-		r := begin(t, forever(Options{}), texts...)
+		gone := make(chan Result, 1)
+		r := begin(t, forever(Options{Changed: func(c Result, _ time.Duration) { gone <- c }}), texts...)
 		r.idle()
 		before := r.turns()
 		must(t, os.Mkdir(d+"/somebody-else", 0o755)) // is an event, and concerns none
 		must(t, os.WriteFile(d+"/0/x", nil, 0o644))
 		must(t, os.Remove(d+"/0/x"))
 		must(t, os.Remove(d+"/0"))
-		r.idle()
+		if c := <-gone; c.Condition != texts[0] {
+			t.Errorf("%+v", c)
+		}
 		r.cancel()
 		<-r.done
 		if n := r.turns() - before; n > 20 {
