@@ -73,6 +73,9 @@ type Command struct {
 	Words []string
 	// Files says that operands are paths, for completion.
 	Files bool
+	// Sub gives the commands that the first operand may pick, for completion; their
+	// Name is both words ("lock list").
+	Sub func() []*Command
 	// Exits are all exit codes with their meaning.
 	Exits []Exit
 	// CalledAs are the names which pick this command when argv[0] ends in one
@@ -88,6 +91,16 @@ func (c *Command) flags() []Flag {
 	}
 	return c.Flags()
 }
+
+func (c *Command) sub() []*Command {
+	if c.Sub == nil {
+		return nil
+	}
+	return c.Sub()
+}
+
+// word is the last word of the name: what picks a command below another.
+func (c *Command) word() string { return c.Name[strings.LastIndexByte(c.Name, ' ')+1:] }
 
 // Flag is one option of a command, for help and completion.
 type Flag struct {

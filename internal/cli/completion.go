@@ -91,6 +91,20 @@ _slashrun() {
 // writeBash writes the branch for c.
 func (c *Command) writeBash(w *bufio.Writer) {
 	w.WriteString("\t" + c.Name + ")\n")
+	for _, sub := range c.sub() {
+		w.WriteString("\t\tif ((COMP_CWORD > 2)) && [[ ${COMP_WORDS[2]} == " + sub.word() + " ]]; then\n")
+		sub.writeBashWords(w)
+		w.WriteString("\t\t\treturn\n\t\tfi\n")
+	}
+	c.writeBashWords(w)
+	for _, sub := range c.sub() {
+		w.WriteString("\t\t((COMP_CWORD == 2)) && [[ -n $cur && " + sub.word() + " == \"$cur\"* ]] && COMPREPLY+=(" + sub.word() + ")\n")
+	}
+	w.WriteString("\t\t;;\n")
+}
+
+// writeBashWords writes what completes behind the name of c.
+func (c *Command) writeBashWords(w *bufio.Writer) {
 	options := []string{"--help"}
 	var values strings.Builder
 	for _, f := range c.flags() {
@@ -117,7 +131,6 @@ func (c *Command) writeBash(w *bufio.Writer) {
 	} else if c.Files {
 		w.WriteString("\t\t_slashrun_files\n")
 	}
-	w.WriteString("\t\t;;\n")
 }
 
 // word is what a shell puts on the command line for f.
@@ -152,20 +165,32 @@ func writeZsh(w *bufio.Writer) {
 	w.WriteString("\t)\n\tif (( CURRENT == 2 )); then\n\t\t_describe -t commands command names\n\t\treturn\n\tfi\n" +
 		"\tlocal name=$words[2]\n\tshift words\n\t(( CURRENT-- ))\n\tcase $name in\n")
 	for _, c := range commands() {
-		w.WriteString("\t" + c.Name + ")\n\t\t_arguments -s '--help[print the help]'")
-		for _, f := range c.flags() {
-			if f.Long != "help" {
-				f.writeZsh(w)
-			}
+		w.WriteString("\t" + c.Name + ")\n")
+		for _, sub := range c.sub() {
+			w.WriteString("\t\tif (( CURRENT > 2 )) && [[ $words[2] == " + sub.word() + " ]]; then\n\t\t\tshift words\n\t\t\t(( CURRENT-- ))\n")
+			sub.writeZsh(w)
+			w.WriteString("\t\t\treturn\n\t\tfi\n")
 		}
-		if words := c.operands(); words != nil {
-			w.WriteString(" \\\n\t\t\t" + single("*:argument:("+strings.Join(words, " ")+")"))
-		} else if c.Files {
-			w.WriteString(" \\\n\t\t\t'*:file:_files'")
-		}
-		w.WriteString("\n\t\t;;\n")
+		c.writeZsh(w)
+		w.WriteString("\t\t;;\n")
 	}
 	w.WriteString("\tesac\n}\nif [[ $funcstack[1] == _slashrun ]]; then\n\t_slashrun \"$@\"\nelse\n\tcompdef _slashrun slashrun\nfi\n")
+}
+
+// writeZsh writes the _arguments call for what stands behind the name of c.
+func (c *Command) writeZsh(w *bufio.Writer) {
+	w.WriteString("\t\t_arguments -s '--help[print the help]'")
+	for _, f := range c.flags() {
+		if f.Long != "help" {
+			f.writeZsh(w)
+		}
+	}
+	if words := c.operands(); words != nil {
+		w.WriteString(" \\\n\t\t\t" + single("*:argument:("+strings.Join(words, " ")+")"))
+	} else if c.Files {
+		w.WriteString(" \\\n\t\t\t'*:file:_files'")
+	}
+	w.WriteString("\n")
 }
 
 // zshText escapes what ends a part of an _arguments specification.
@@ -224,6 +249,15 @@ func writeFish(w *bufio.Writer) {
 	for _, c := range commands() {
 		w.WriteString("complete -c slashrun -n __fish_use_subcommand -a " + c.Name + " -d " + fishQuote(c.Summary) + "\n")
 		here := "complete -c slashrun -n '__fish_seen_subcommand_from " + c.Name + "'"
+		for _, sub := range c.sub() {
+			w.WriteString(here + " -a " + sub.word() + " -d " + fishQuote(sub.Summary) + "\n")
+			below := "complete -c slashrun -n '__fish_seen_subcommand_from " + c.Name + "; and __fish_seen_subcommand_from " + sub.word() + "'"
+			for _, f := range sub.flags() {
+				if f.Long != "help" { // which is c's, too
+					w.WriteString(below + " -l " + f.Long + " -d " + fishQuote(f.Help) + "\n")
+				}
+			}
+		}
 		if words := c.operands(); words != nil {
 			w.WriteString(here + " -a " + fishQuote(strings.Join(words, " ")) + "\n")
 		} else if c.Files {

@@ -70,6 +70,9 @@ func TestBashCompletes(t *testing.T) {
 		{"slashrun help vers", "version"},
 		{"slashrun tmpfiles --crea", "--create"},
 		{"slashrun tmpfiles --exclude-", "--exclude-prefix="},
+		{"slashrun lock list --dead", "--deadlocks"},
+		{"slashrun lock --excl", "--exclusive"},
+		{"slashrun lock lis", "list"},
 		// Readline breaks the word at "=".
 		{"slashrun tmpfiles --root = /pro", "/proc"},
 		{"slashrun tmpfiles --root = /dev/nul", "/dev/null"},

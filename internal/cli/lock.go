@@ -53,6 +53,7 @@ refuses what others put there. --fair has readers and writers wait in one queue;
 all who use the file must say so.`,
 		Flags: lockFlags,
 		Files: true,
+		Sub:   func() []*Command { return []*Command{lockListCommand()} },
 		Exits: []Exit{
 			{ExitOK, "the lock was taken, or COMMAND's own status, as every other"},
 			{exitLockHeld, "another holds the lock (-n), or still did after -w; see -E"},
