@@ -87,7 +87,10 @@ func run(b *bench.B) {
 			Check: func() error {
 				file.Close()
 				text, err := os.ReadFile(out)
-				if n := bytes.Count(text, []byte("/held-")); err == nil && n != processes*each {
+				// lslocks reads /proc/locks once: where others take and release locks
+				// meanwhile it has some twice or not at all.
+				n, want := bytes.Count(text, []byte("/held-")), processes*each
+				if right := n == want || exe != ours && n > want*9/10 && n < want*11/10; err == nil && !right {
 					err = fmt.Errorf("it lists %d of %d locks", n, processes*each)
 				}
 				return err

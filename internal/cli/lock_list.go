@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -152,7 +153,12 @@ func (l *lockList) narrow(path string) error {
 		return plainErrno(err)
 	}
 	file, within, err := locks.PlaceOf(l.proc, fd)
-	if err != nil {
+	if errors.Is(err, locks.ErrNoMount) {
+		// In a chroot whose root is no mount point. On most file systems the device of
+		// stat(2) is that of the locks.
+		l.env.Warnf("lock list: %s: %v; on overlayfs and btrfs its locks are not found by its path", Quote(path), err)
+		file, within = locks.File{Major: linux.Major(uint64(st.Dev)), Minor: linux.Minor(uint64(st.Dev)), Ino: st.Ino}, ""
+	} else if err != nil {
 		return err
 	}
 	if l.files == nil {

@@ -22,6 +22,9 @@ type Membership struct {
 	// "podman", "cri-o", "containerd", "kubernetes" (under whichever runtime), "lxc",
 	// "nspawn".
 	Engine string `json:"engine,omitempty"`
+	// User is the number of the user whose own manager (user@1000.service) made the
+	// unit or container: it has whatever name that user gave it.
+	User string `json:"user,omitempty"`
 }
 
 // IsZero reports whether nothing is known.
@@ -30,8 +33,12 @@ func (m Membership) IsZero() bool { return m == Membership{} }
 // String is for people: "nginx.service", "docker 0123456789ab", "nginx.service in
 // podman 0123456789ab"; empty where nothing is known.
 func (m Membership) String() string {
+	of := ""
+	if m.User != "" {
+		of = " of user " + m.User
+	}
 	if m.Container == "" {
-		return m.Unit
+		return m.Unit + of
 	}
 	s := m.Container
 	if isHex(s) && len(s) == containerID {
@@ -43,7 +50,7 @@ func (m Membership) String() string {
 	if m.Unit != "" {
 		s = m.Unit + " in " + s
 	}
-	return s
+	return s + of
 }
 
 // Membership reads /proc/PID/cgroup. pid is a number, "self", or what Lively gives.
@@ -102,7 +109,7 @@ func ParseCgroup(text []byte) Membership {
 		case m.Container == "" && one.Container != "":
 			m = one // a unit found so far is the engine's, or was that of the whole container
 		case m.Unit == "" && one.Container == m.Container:
-			m.Unit = one.Unit
+			m.Unit, m.User = one.Unit, one.User
 		}
 	}
 	return m
@@ -111,7 +118,7 @@ func ParseCgroup(text []byte) Membership {
 // ofPath is what one path of a control group tells, from the outside in.
 func ofPath(path string) Membership {
 	var m Membership
-	parts := strings.Split(path, "/")
+	parts, user := strings.Split(path, "/"), ""
 	for i, part := range parts {
 		before := ""
 		if i > 0 {
@@ -121,7 +128,7 @@ func ofPath(path string) Membership {
 			if engine == "" && strings.Contains(path, "/kubepods") {
 				engine = "kubernetes"
 			}
-			m.Container, m.Engine = id, engine
+			m.Container, m.Engine, m.User = id, engine, user
 			m.Unit = "" // that of the engine, or the container's own scope
 			if engine == "nspawn" && strings.HasSuffix(part, ".service") {
 				m.Unit = part
@@ -130,6 +137,14 @@ func ofPath(path string) Membership {
 		}
 		if u := unit(part, before); u != "" && (u != "init.scope" || m.Unit == "") {
 			m.Unit = u
+			if m.Container == "" {
+				m.User = user
+			}
+			if uid, ok := strings.CutPrefix(u, "user@"); ok && m.Container == "" && user == "" {
+				if uid, ok = strings.CutSuffix(uid, ".service"); ok && strings.Trim(uid, "0123456789") == "" {
+					user = uid
+				}
+			}
 		}
 	}
 	return m
