@@ -166,7 +166,7 @@ func runLock(ctx context.Context, env *Env, args []string) int {
 }
 
 func (r *lockRun) usage(format string, args ...any) int {
-	r.env.Usagef(format, args...)
+	r.env.Usagef("%s", visible(fmt.Sprintf(format, args...)))
 	return exitLockUsage
 }
 

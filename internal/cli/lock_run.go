@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/slashrun/slashrun/internal/child"
 	"github.com/slashrun/slashrun/internal/flock"
@@ -27,7 +30,7 @@ func (r *lockRun) run() int {
 		r.limit, r.o.NoWait = 0, true
 	}
 	if r.unlock {
-		r.o.Shared = true // for which opening for reading is enough
+		r.o.Shared, r.o.Fair = true, false // for which opening for reading is enough
 	}
 	f, code := r.open()
 	if f == nil {
@@ -49,13 +52,16 @@ func (r *lockRun) open() (*flock.File, int) {
 	var err error
 	switch {
 	case r.named:
-		dir := r.directory()
-		if dir == "" {
+		var dir string
+		if os.Geteuid() == 0 {
+			f, dir, err = flock.OpenRootName(r.name, 0, r.o)
+		} else if dir = r.env.Getenv("XDG_RUNTIME_DIR"); dir == "" || dir[0] != '/' { // relative ones are to be ignored
 			r.env.Errorf("no directory for the lock %s: XDG_RUNTIME_DIR is not set; set it, or give a FILE", Quote(r.name))
 			return nil, exitLockNoFile
+		} else {
+			f, err = flock.OpenName(dir, r.name, uint32(os.Geteuid()), r.o)
 		}
 		r.file = dir + "/" + r.name
-		f, err = flock.OpenName(dir, r.name, uint32(os.Geteuid()), r.o)
 	case len(r.command) > 0:
 		f, err = flock.Open(r.file, r.o)
 	default:
@@ -66,30 +72,18 @@ func (r *lockRun) open() (*flock.File, int) {
 		return f, ExitOK
 	case errors.Is(err, flock.ErrRange):
 		return nil, r.usage("--start and --length with --fair: %v", err)
-	case errors.Is(err, flock.ErrUntrusted):
-		r.env.Errorf("cannot lock %s: %v", r.subject(), err)
-		return nil, exitLockDistrusted
 	case len(r.command) == 0:
 		return nil, r.refused(err)
 	}
 	return nil, r.noFile(err)
 }
 
-// directory is where locks with a name are.
-func (r *lockRun) directory() string {
-	if os.Geteuid() == 0 {
-		return "/run/lock"
-	}
-	if dir := r.env.Getenv("XDG_RUNTIME_DIR"); dir != "" && dir[0] == '/' { // relative ones are to be ignored
-		return dir
-	}
-	return ""
-}
-
 // noFile tells why the file cannot be opened.
 func (r *lockRun) noFile(err error) int {
 	code, what := exitLockNoFile, ""
 	switch {
+	case errors.Is(err, flock.ErrUntrusted):
+		code = exitLockDistrusted
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
 		code = exitLockSystem
 	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -97,7 +91,7 @@ func (r *lockRun) noFile(err error) int {
 	case errors.Is(err, syscall.ENOENT):
 		what = "; make its directory first"
 	}
-	r.env.Errorf("cannot open the lock file %s: %v%s", r.subject(), err, what)
+	r.env.Errorf("cannot open the lock file %s: %s%s", r.subject(), visible(err.Error()), what)
 	return code
 }
 
@@ -107,7 +101,9 @@ func (r *lockRun) refused(err error) int {
 	switch {
 	case errors.Is(err, syscall.ENOLCK), errors.Is(err, syscall.ENOMEM):
 		code, what = exitLockSystem, "; the kernel has no memory for locks, or a network file system no lock service"
-	case errors.Is(err, flock.ErrClosed):
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		code = exitLockSystem
+	case errors.Is(err, flock.ErrClosed), errors.Is(err, flock.ErrNoQueue):
 	case errors.Is(err, syscall.EBADF) && len(r.command) == 0 && !r.o.Record && !r.o.Fair:
 		what = fmt.Sprintf("; have the shell open it: exec %d>FILE", r.fd)
 	case errors.Is(err, syscall.EBADF):
@@ -115,8 +111,18 @@ func (r *lockRun) refused(err error) int {
 	case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EOPNOTSUPP):
 		what = "; these bytes cannot be locked, or nothing can on this file system"
 	}
-	r.env.Errorf("cannot lock %s: %v%s", r.subject(), err, what)
+	r.env.Errorf("cannot lock %s: %s%s", r.subject(), visible(err.Error()), what)
 	return code
+}
+
+// visible is a message, in which names may be that others chose, fit for a terminal.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // subject is what is locked, for messages.
@@ -149,7 +155,7 @@ func (r *lockRun) take(f *flock.File) (code int, ok bool) {
 		return ExitOK, true
 	case errors.Is(err, flock.ErrHeld), errors.Is(err, flock.ErrTimeout):
 		if r.verbose {
-			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, holders(context.Background(), f))
+			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, visible(holders(context.Background(), f)))
 		}
 		return r.conflict, false
 	case f.Fd() < 0 && len(r.command) > 0: // it was removed, and the next one is not to be had
@@ -163,7 +169,7 @@ func (r *lockRun) take(f *flock.File) (code int, ok bool) {
 func (r *lockRun) report(ctx context.Context, f *flock.File) {
 	who := holders(ctx, f)
 	if ctx.Err() == nil {
-		r.env.Errorf("waiting for %s: %s", r.subject(), who)
+		r.env.Errorf("waiting for %s: %s", r.subject(), visible(who))
 	}
 }
 
@@ -196,7 +202,7 @@ func (r *lockRun) start(f *flock.File) int {
 			return status
 		}
 	}
-	r.env.Errorf("%v", err)
+	r.env.Errorf("%s", visible(err.Error()))
 	for _, shortage := range []error{syscall.ENOMEM, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE} {
 		if errors.Is(err, shortage) {
 			return exitLockSystem

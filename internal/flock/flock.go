@@ -2,8 +2,10 @@ package flock
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
+	"strconv"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/linux"
@@ -19,6 +21,8 @@ var (
 	// ErrClosed says that a standard descriptor was closed when the program
 	// began.
 	ErrClosed = errors.New("it was closed when the program began, or is /dev/null, open for reading and writing, which is no place for a lock")
+	// ErrNoQueue says that Fair is not to be had with this descriptor.
+	ErrNoQueue = errors.New("the file of the descriptor cannot be opened anew for writing, which --fair takes")
 	// ErrRange says that the bytes of a fair record lock are not to be had.
 	ErrRange = errors.New("the last two bytes that a file can have are those of the queue")
 )
@@ -48,15 +52,21 @@ type File struct {
 	follow int // 0, or AT_SYMLINK_NOFOLLOW
 	check  func(st *syscall.Stat_t) error
 
+	// unwaiting says that opening must not wait for the writer of a FIFO: with NoWait,
+	// for a name, where others can put one, and where the file is opened anew.
+	unwaiting bool
+
 	fd       int // -1: not open
 	readOnly bool
+	turnFd   int // of the turnstile; -1: it is fd
+	sleeper  *sleeper
 }
 
 // Open opens the file or directory at path, and makes a file with mode 0666, less
 // the umask, where there is nothing. It is opened for reading alone, unless the lock
 // needs more. An error is that of open(2).
 func Open(path string, o Options) (*File, error) {
-	f := &File{opts: o, path: path, dir: linux.AT_FDCWD, fd: -1}
+	f := &File{opts: o, unwaiting: o.NoWait, path: path, dir: linux.AT_FDCWD, fd: -1, turnFd: -1}
 	if err := f.valid(); err != nil {
 		return nil, err
 	}
@@ -70,7 +80,7 @@ func Open(path string, o Options) (*File, error) {
 // lock on it stays when the program ends, for as long as whoever handed it down has
 // it open. ErrClosed where it can only be one that the runtime opened.
 func OfDescriptor(fd int, o Options) (*File, error) {
-	f := &File{opts: o, fd: fd}
+	f := &File{opts: o, fd: fd, turnFd: -1}
 	if err := f.valid(); err != nil {
 		return nil, err
 	}
@@ -93,7 +103,37 @@ func OfDescriptor(fd int, o Options) (*File, error) {
 			return nil, ErrClosed
 		}
 	}
+	if o.Fair {
+		var err error
+		if f.turnFd, err = again(fd); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoQueue, err)
+		}
+	}
 	return f, nil
+}
+
+// again opens the file of a descriptor anew. The turnstile must be on an open file
+// description that ends with this program: on the inherited one it would stay with
+// whoever handed that down if a signal ended us in the queue, and keep all others in
+// it for ever.
+func again(fd int) (int, error) {
+	var st syscall.Stat_t
+	if err := linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st); err != nil {
+		return -1, err
+	}
+	if st.Mode&syscall.S_IFMT != syscall.S_IFREG { // to open it could wait, or do something
+		return -1, errors.New("it is no regular file")
+	}
+	n, err := linux.Openat(linux.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), linux.O_RDWR|linux.O_NONBLOCK|linux.O_NOCTTY, 0)
+	if err != nil {
+		return -1, err
+	}
+	var same syscall.Stat_t
+	if err := linux.Fstatat(n, "", linux.AT_EMPTY_PATH, &same); err != nil || same.Dev != st.Dev || same.Ino != st.Ino {
+		linux.Close(n)
+		return -1, errors.New("/proc/self/fd leads to another file")
+	}
+	return n, nil
 }
 
 // valid completes the options.
@@ -132,7 +172,7 @@ func (f *File) openAs(flags int) error {
 		flags |= linux.O_NOFOLLOW
 		mode = 0o600
 	}
-	if f.opts.NoWait {
+	if f.unwaiting {
 		flags |= linux.O_NONBLOCK
 	}
 	fd, err := linux.Openat(f.dir, f.path, flags, mode)
@@ -144,9 +184,10 @@ func (f *File) openAs(flags int) error {
 		return err
 	}
 	f.fd, f.readOnly = fd, flags&syscall.O_ACCMODE == linux.O_RDONLY
-	if f.opts.NoWait {
+	if f.unwaiting {
 		f.blockAgain()
 	}
+	f.unwaiting = true // the first time
 	if f.check == nil {
 		return nil
 	}
@@ -181,6 +222,10 @@ func (f *File) Close() {
 	if f.fd >= 0 {
 		linux.Close(f.fd)
 		f.fd = -1
+	}
+	if f.turnFd >= 0 {
+		linux.Close(f.turnFd)
+		f.turnFd = -1
 	}
 }
 
@@ -243,7 +288,11 @@ func (f *File) take(n int, block bool) error {
 		return f.lock(block)
 	}
 	const start, length = lockfile.TurnstileStart, lockfile.TurnstileLen
-	queue, _, err := linux.OFDConflict(f.fd, linux.F_WRLCK, start, length)
+	turn := f.fd
+	if f.turnFd >= 0 {
+		turn = f.turnFd
+	}
+	queue, _, err := linux.OFDConflict(turn, linux.F_WRLCK, start, length)
 	if err != nil {
 		return err
 	}
@@ -255,10 +304,10 @@ func (f *File) take(n int, block bool) error {
 	if !block {
 		return errBusy
 	}
-	if err := blocking(func() error { return linux.OFDLockWait(f.fd, linux.F_WRLCK, start, length) }); err != nil {
+	if err := f.blocking(func() error { return linux.OFDLockWait(turn, linux.F_WRLCK, start, length) }); err != nil {
 		return err
 	}
-	defer linux.OFDLock(f.fd, linux.F_UNLCK, start, length)
+	defer linux.OFDLock(turn, linux.F_UNLCK, start, length)
 	if f.path != "" && n < maxReplaced && !f.current() {
 		return errReplaced // and whoever holds it keeps nobody out
 	}
@@ -269,11 +318,11 @@ func (f *File) take(n int, block bool) error {
 func (f *File) lock(block bool) (err error) {
 	switch o := &f.opts; {
 	case o.Record && block:
-		err = blocking(func() error { return linux.OFDLockWait(f.fd, o.kind(), o.Start, o.Length) })
+		err = f.blocking(func() error { return linux.OFDLockWait(f.fd, o.kind(), o.Start, o.Length) })
 	case o.Record:
 		err = linux.OFDLock(f.fd, o.kind(), o.Start, o.Length)
 	case block:
-		err = blocking(func() error { return linux.FlockWait(f.fd, o.how()) })
+		err = f.blocking(func() error { return linux.FlockWait(f.fd, o.how()) })
 	default:
 		err = linux.Flock(f.fd, o.how()|linux.LOCK_NB)
 	}
@@ -281,15 +330,6 @@ func (f *File) lock(block bool) (err error) {
 		return errBusy
 	}
 	return err
-}
-
-// blocking calls block until no signal has interrupted it.
-func blocking(block func() error) error {
-	for {
-		if err := block(); !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
 }
 
 func (o *Options) kind() int16 {

@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
-	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -182,6 +182,7 @@ func TestWait(t *testing.T) {
 	if err := late.Lock(Wait{Limit: time.Millisecond}); !errors.Is(err, ErrTimeout) {
 		t.Errorf("at the end of the limit: %v", err)
 	}
+	defer late.Close() // it is still open, and must not be in the queue
 	waiter, err := Open(path, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -203,8 +204,6 @@ func TestWait(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// The one that timed out has its place before this one's: the program would end.
-	linux.Close(late.fd)
 	holder.Close()
 	select {
 	case err := <-done:
@@ -213,5 +212,153 @@ func TestWait(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Error("it waits for ever")
+	}
+}
+
+// At the end of the limit nobody is left in the queue: the lock, which is free a
+// moment later, does not come to an open file description that others share.
+func TestTimeoutLeavesNothingInTheQueue(t *testing.T) {
+	for name, o := range map[string]Options{"flock": {}, "shared": {Shared: true}, "fcntl": {Record: true}, "fair": {Fair: true}, "fair fcntl": {Fair: true, Record: true}} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "F")
+			exclusive := o
+			exclusive.Shared = false
+			for range 20 {
+				holder, err := Open(path, exclusive)
+				if err == nil {
+					err = holder.Lock(Wait{})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				fd, err := syscall.Open(path, syscall.O_RDWR, 0) // as a shell has it
+				if err != nil {
+					t.Fatal(err)
+				}
+				inherited, err := OfDescriptor(fd, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := inherited.Lock(Wait{Limit: time.Microsecond}); !errors.Is(err, ErrTimeout) {
+					t.Fatalf("%v, want ErrTimeout", err)
+				}
+				holder.Close()
+				other, err := Open(path, exclusive)
+				if err == nil {
+					err = other.Lock(Wait{})
+				}
+				if err != nil {
+					t.Errorf("after the timeout: %v", err)
+				}
+				other.Close()
+				inherited.Close()
+			}
+		})
+	}
+}
+
+// The queue of fair mode is not left locked on a descriptor that others keep: see
+// also test/locktest.
+func TestFairDescriptor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "F")
+	open := func(flags int) int {
+		fd, err := syscall.Open(path, flags|syscall.O_CREAT, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Close(fd) })
+		return fd
+	}
+	f, err := OfDescriptor(open(syscall.O_RDONLY), Options{Fair: true})
+	if err != nil {
+		t.Fatalf("a descriptor for reading of a file that we may write to: %v", err)
+	}
+	if err := f.Lock(Wait{}); err != nil {
+		t.Error(err)
+	}
+	var pipe [2]int
+	if err := syscall.Pipe(pipe[:]); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(pipe[0])
+	defer syscall.Close(pipe[1])
+	if _, err := OfDescriptor(pipe[0], Options{Fair: true}); !errors.Is(err, ErrNoQueue) {
+		t.Errorf("a pipe: %v, want ErrNoQueue", err)
+	}
+	testenv.Need(t, testenv.NonRoot)
+	fd := open(syscall.O_RDONLY)
+	if err := os.Chmod(path, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OfDescriptor(fd, Options{Fair: true}); !errors.Is(err, ErrNoQueue) || !errors.Is(err, syscall.EACCES) {
+		t.Errorf("a file that we may not write to: %v, want ErrNoQueue", err)
+	}
+}
+
+// Names that others chose do not draw on the terminal.
+func TestMessagesAreVisible(t *testing.T) {
+	h := Holders{Unseen: true, Incomplete: []string{"the descriptors of 7 (\x1b]0;x\a\u202e\u009b)"}}
+	if s := h.String(); strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		t.Errorf("%q", s)
+	}
+	h = Holders{Processes: []Holder{{}}}
+	h.Processes[0].Comm = "\x1b[2J\xff"
+	if s := h.String(); !strings.Contains(s, "(?[2J?)") {
+		t.Errorf("%q", s)
+	}
+}
+
+// A FIFO at the name keeps nobody: neither one that is put there after the look at
+// it, nor one that takes the place of the file during the wait.
+func TestNameIsFIFO(t *testing.T) {
+	dir := t.TempDir()
+	uid := uint32(os.Geteuid())
+	f, err := OpenName(dir, "name", uid, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.Close()
+	if err := os.Remove(dir + "/name"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(dir+"/name", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Lock(Wait{Limit: Forever}); !errors.Is(err, ErrUntrusted) { // opens anew, without the first look
+		t.Errorf("%v, want ErrUntrusted", err)
+	}
+	// A file of no name that was replaced is opened without waiting too.
+	g, err := Open(dir+"/other", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	if err := errors.Join(os.Remove(dir+"/other"), syscall.Mkfifo(dir+"/other", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Lock(Wait{Limit: Forever}); err != nil {
+		t.Error(err)
+	}
+	g.Close()
+}
+
+// A file that others may open is no lock by name where they can get at it.
+func TestNameThatOthersCanOpen(t *testing.T) {
+	for _, c := range []struct {
+		dir, file os.FileMode
+		refused   bool
+	}{{0o755, 0o644, true}, {0o755, 0o620, true}, {0o700, 0o644, false}, {0o755, 0o600, false}, {0o710, 0o604, true}} {
+		dir := t.TempDir()
+		if err := errors.Join(os.WriteFile(dir+"/name", nil, 0o600), os.Chmod(dir+"/name", c.file), os.Chmod(dir, c.dir)); err != nil {
+			t.Fatal(err)
+		}
+		f, err := OpenName(dir, "name", uint32(os.Geteuid()), Options{})
+		if errors.Is(err, ErrUntrusted) != c.refused || !c.refused && err != nil {
+			t.Errorf("directory %o, file %o: %v, refused %v wanted", c.dir, c.file, err, c.refused)
+		}
+		if f != nil {
+			f.Close()
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/locks"
@@ -45,7 +47,7 @@ func (h *Holders) String() string {
 		}
 		s := "held by no process that can be seen from here"
 		if len(h.Incomplete) > 0 {
-			s += " (" + h.Incomplete[0] + ")"
+			s += " (" + clean(h.Incomplete[0]) + ")"
 		}
 		return s
 	}
@@ -95,7 +97,7 @@ func (h *Holder) complete(p *process.Proc) {
 // clean makes a name that a process chose itself fit for a terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0xfffd {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

@@ -14,6 +14,9 @@ type Sigset uint64
 // NumSignals is the number of the last signal, _NSIG of the kernel.
 const NumSignals = 64
 
+// Without returns the set with sigs not in it.
+func (s Sigset) Without(sigs ...syscall.Signal) Sigset { return s &^ Sigset(0).With(sigs...) }
+
 // Has reports whether sig is in the set.
 func (s Sigset) Has(sig syscall.Signal) bool { return s>>(sig-1)&1 == 1 }
 
@@ -57,8 +60,29 @@ const (
 // sigaction is struct sigaction of the kernel on 64-bit machines with sa_restorer,
 // which amd64 and arm64 have: handler, flags, restorer, mask.
 type sigaction struct {
-	handler uintptr
-	_       [3]uint64
+	handler  uintptr
+	flags    uint64
+	restorer uintptr
+	mask     Sigset
+}
+
+// HandleInterrupting gives sig the handler that the runtime has for like, but so that
+// a system call in which it runs ends with EINTR and is not begun again: without
+// SA_RESTART. The runtime's handler does nothing at a signal that package os/signal
+// was not asked for and that does nothing by default, such as SIGWINCH.
+func HandleInterrupting(sig, like syscall.Signal) error {
+	const restart = 0x10000000 // SA_RESTART of asm-generic/signal-defs.h
+	var act sigaction
+	_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(like), 0, uintptr(unsafe.Pointer(&act)), unsafe.Sizeof(Sigset(0)), 0, 0)
+	if e != 0 {
+		return wrapErrno("rt_sigaction", e)
+	}
+	if act.handler == sigDefault || act.handler == sigIgnore {
+		return wrapErrno("rt_sigaction: no handler to copy", syscall.EINVAL)
+	}
+	act.flags &^= restart
+	_, _, e = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, unsafe.Sizeof(Sigset(0)), 0, 0)
+	return wrapErrno("rt_sigaction", e)
 }
 
 func getaction(sig syscall.Signal) (handler uintptr, err error) {

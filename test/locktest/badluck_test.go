@@ -1,8 +1,10 @@
 package locktest
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -156,8 +158,86 @@ func TestNameInRunLock(t *testing.T) {
 		status(t, 77, "regular file", flock, "--name", "fifo", "true") // and does not wait for a writer
 		must(t, os.Link("/run/target", "/run/lock/hard"))
 		status(t, 77, "names", flock, "--name", "hard", "true")
-		must(t, os.Chmod("/run/lock", 0o777))
-		status(t, 77, "mode", ran...)
+		must(t, os.WriteFile("/run/lock/shown", nil, 0o644))
+		must(t, os.Chmod("/run/lock/shown", 0o644))
+		status(t, 77, "mode", flock, "--name", "shown", "true")
+	})
+}
+
+// On OpenRC /run/lock is writable for a group and not sticky. root's names are then in
+// a directory of our own, which nobody can have put there.
+func TestNameOnOpenRC(t *testing.T) {
+	inside(t, func(t *testing.T, flock string) {
+		must(t, os.Mkdir("/run/lock", 0o755))
+		_ = os.Chown("/run/lock", 0, 14) // uucp; the group is not to be had everywhere
+		must(t, os.Chmod("/run/lock", 0o775))
+		named := func(args ...string) []string { return append([]string{flock}, args...) }
+		status(t, 7, "/run/slashrun/lock/x|ran", named("--verbose", "--name=x", "sh", "-c", "echo ran; exit 7")...)
+		for path, mode := range map[string]os.FileMode{"/run/slashrun": os.ModeDir | 0o755, "/run/slashrun/lock": os.ModeDir | 0o700, "/run/slashrun/lock/x": 0o600} {
+			if st, err := os.Lstat(path); err != nil || st.Mode() != mode {
+				t.Errorf("%s: %v, %v; want %v", path, st, err, mode)
+			}
+		}
+		if _, err := os.Lstat("/run/lock/x"); err == nil {
+			t.Error("there is a file in /run/lock too")
+		}
+		release := hold(t, "/run/slashrun/lock/x", linux.LOCK_EX)
+		status(t, 1, "", named("-n", "--name=x", "true")...)
+		release()
+		status(t, 0, "", named("-n", "--name=x", "true")...)
+		status(t, 0, "", "sh", "-c", "umask 777; exec "+flock+" --name=y true")
+		// Directories that are not safe, and no directories.
+		clear := func() { must(t, os.RemoveAll("/run/slashrun")) }
+		for name, make := range map[string]func() error{
+			"a link": func() error { return os.Symlink("/run/elsewhere", "/run/slashrun") },
+			"a link below": func() error {
+				return errors.Join(os.Mkdir("/run/slashrun", 0o755), os.Symlink("/run/elsewhere", "/run/slashrun/lock"))
+			},
+			"a file":      func() error { return os.WriteFile("/run/slashrun", nil, 0o644) },
+			"for a group": func() error { return errors.Join(os.Mkdir("/run/slashrun", 0o755), os.Chmod("/run/slashrun", 0o775)) },
+			"sticky, for all": func() error {
+				return errors.Join(os.Mkdir("/run/slashrun", 0o755), os.Chmod("/run/slashrun", 0o777|os.ModeSticky))
+			},
+			"lock for a group": func() error {
+				return errors.Join(os.MkdirAll("/run/slashrun/lock", 0o755), os.Chmod("/run/slashrun/lock", 0o770))
+			},
+		} {
+			clear()
+			must(t, os.MkdirAll("/run/elsewhere", 0o755))
+			must(t, make())
+			t.Log(name)
+			status(t, 77, "/run/slashrun|/run/lock", named("--name=x", "true")...)
+		}
+		if list, err := os.ReadDir("/run/elsewhere"); err != nil || len(list) > 0 {
+			t.Errorf("something was made through a link: %v, %v", list, err)
+		}
+		clear()
+		must(t, os.Chmod("/run", 0o777))
+		status(t, 77, "/run", named("--name=x", "true")...)
+		must(t, os.Chmod("/run", 0o755))
+		must(t, os.Remove("/run/lock"))
+		must(t, os.Symlink("/run/elsewhere", "/run/lock"))
+		status(t, 0, "/run/slashrun/lock/x", named("--verbose", "--name=x", "true")...)
+	})
+}
+
+// What others put in the place of the file during the wait is refused as before it.
+func TestNameReplacedByOthers(t *testing.T) {
+	inside(t, func(t *testing.T, flock string) {
+		must(t, os.Mkdir("/run/lock", 0o755))
+		release := hold(t, "/run/lock/x", linux.LOCK_EX)
+		must(t, os.Chmod("/run/lock/x", 0o600))
+		var diag buffer
+		cmd := exec.Command(flock, "--name=x", "true")
+		cmd.Stderr = &diag
+		must(t, cmd.Start())
+		waiting(t, "/run/lock/x", 1)
+		must(t, os.Remove("/run/lock/x"))
+		must(t, syscall.Mkfifo("/run/lock/x", 0o666))
+		release()
+		if got := end(cmd); got != "exit 77" || !strings.Contains(diag.String(), "no regular file") {
+			t.Errorf("%s, %s", got, diag.String())
+		}
 	})
 }
 

@@ -206,7 +206,7 @@ func TestFair(t *testing.T) {
 	if status, _, diag := runs(t, dir, nil, flock[0], "--fair", "--start", "5", "--length", "9223372036854775803", "F", "true"); status != 64 {
 		t.Errorf("a range with the turnstile: status %d, %s", status, diag)
 	}
-	if status, _, _ := runs(t, dir, nil, "sh", "-c", "exec 9<"+flock[0]+"; exec "+flock[0]+" --fair -n 9"); status != 0 {
+	if status, _, _ := runs(t, dir, nil, "sh", "-c", ": >F; exec 9<F; exec "+flock[0]+" --fair -n 9"); status != 0 {
 		t.Errorf("a read-only descriptor that is free: status %d", status)
 	}
 }
