@@ -75,7 +75,13 @@ func pageOf(pages map[string]*manPage, c *Command) *manPage {
 }
 
 // allCommands are those of the table and what is called by two words.
-func allCommands() []*Command { return append(commands(), lockListCommand()) }
+func allCommands() []*Command {
+	list := commands()
+	for _, c := range commands() {
+		list = append(list, c.sub()...)
+	}
+	return list
+}
 
 // macros calls f with the words of each macro line, without the dot.
 func (p *manPage) macros(f func(section string, words []string)) {

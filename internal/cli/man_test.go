@@ -98,8 +98,13 @@ func checkCommandLine(t *testing.T, where, line string) {
 		return
 	}
 	c := find(words[i+1])
-	if words[i+1] == "lock" && i+2 < len(words) && words[i+2] == "list" {
-		c, i = lockListCommand(), i+1
+	if c != nil && i+2 < len(words) {
+		for _, sub := range c.sub() {
+			if sub.word() == words[i+2] {
+				c, i = sub, i+1
+				break
+			}
+		}
 	}
 	if c == nil {
 		if !strings.HasPrefix(words[i+1], "-") {
