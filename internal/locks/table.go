@@ -27,6 +27,9 @@ type locksText struct {
 	// lines, and where locks come and go between two of these some are left out or
 	// there twice.
 	torn bool
+	// doubled says that a lock was there twice that only one can have: this read was
+	// torn for certain.
+	doubled bool
 	// unknown is an error about a line that could not be read; the rest counts.
 	unknown error
 }
@@ -55,6 +58,11 @@ func readLocks(p *process.Proc, want func(*Lock) bool) (locksText, error) {
 			return t, nil
 		}
 		now := parseLocks(next, want)
+		if now.doubled {
+			text, t, same = next, now, 0
+			t.torn = true
+			continue
+		}
 		if same > 0 && slices.EqualFunc(t.records, now.records, func(a, b record) bool { return a.equal(&b) }) {
 			same++
 		} else {
@@ -72,6 +80,7 @@ func readLocks(p *process.Proc, want func(*Lock) bool) (locksText, error) {
 // wait for it. The number at the beginning of a line counts anew in each read.
 func parseLocks(text []byte, want func(*Lock) bool) (t locksText) {
 	wanted := false
+	alone := map[Lock]bool{}
 	for line := range strings.Lines(string(text)) {
 		l, err := Parse(line)
 		switch {
@@ -80,6 +89,10 @@ func parseLocks(text []byte, want func(*Lock) bool) (t locksText) {
 			wanted = wanted && strings.Contains(line, "->")
 		case !l.Waiting:
 			if wanted = want(&l); wanted {
+				t.doubled = t.doubled || alone[l]
+				if l.Exclusive || l.Kind == POSIX {
+					alone[l] = true
+				}
 				t.records = append(t.records, record{held: l})
 			}
 		case wanted:
