@@ -92,6 +92,7 @@ func (p *manPage) commandLines() []string {
 func checkCommandLine(t *testing.T, where, line string) {
 	t.Helper()
 	line, _, _ = strings.Cut(line, "     #") // a remark
+	line, _, _ = strings.Cut(line, "; ")     // another command
 	words := strings.Fields(line)
 	i := slices.Index(words, "slashrun")
 	if i < 0 || i+1 == len(words) {
