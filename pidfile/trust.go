@@ -3,7 +3,6 @@ package pidfile
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,7 +35,7 @@ func walk(p *process.Proc, path string) (dir *fsat.Dir, name string, err error) 
 		return nil, "", fmt.Errorf("%w: the path names no file", syscall.EINVAL)
 	}
 	if path[0] != '/' {
-		wd, err := os.Getwd()
+		wd, err := linux.Getcwd()
 		if err != nil {
 			return nil, "", err
 		}

@@ -82,7 +82,11 @@ for page in man/*.[1-9]; do
 	gzip -9nc "$page" >"$tmp/page"
 	$act 644 "$tmp/page" "$MANDIR/man${page##*.}/${page##*/}.gz"
 done
+[ $act = put ] || LINKS="flock systemd-tmpfiles systemd-tmpfiles.standalone"
 for name in $LINKS; do
-	rm -f "$DESTDIR$BINDIR/$name"
-	[ $act = remove ] || ln -s slashrun "$DESTDIR$BINDIR/$name"
+	link=$DESTDIR$BINDIR/$name
+	case $act,$(readlink "$link") in
+	put,*) ln -sfn slashrun "$link" ;;
+	remove,slashrun) rm -f "$link" ;;
+	esac
 done

@@ -97,8 +97,9 @@ func TestInstall(t *testing.T) {
 	for _, f := range files {
 		want["usr/"+f.name] = fs.FileMode(f.mode).String() + " " + string(unpacked(t, f.name, f.data))
 	}
+	want["usr/bin/flock"] = "-> slashrun"
 	for range 2 { // again, over itself
-		if out, err := makeInstall(t, "install", "PREFIX=/usr", "DESTDIR="+dest, "SLASHRUN="+exe); err != nil || out != "" && !strings.HasPrefix(out, "make") {
+		if out, err := makeInstall(t, "install", "PREFIX=/usr", "DESTDIR="+dest, "SLASHRUN="+exe, "LINKS=flock"); err != nil || out != "" && !strings.HasPrefix(out, "make") {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		if diff := cmp.Diff(want, installed(t, dest)); diff != "" {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/slashrun/slashrun/internal/linux"
 )
 
 // Exit codes that every command shares. A command that has more of them lists
@@ -135,7 +137,7 @@ func Main() int {
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
 		Environ: os.Environ(),
-		Getwd:   os.Getwd,
+		Getwd:   linux.Getcwd,
 	}
 	return Run(context.Background(), env)
 }

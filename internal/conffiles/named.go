@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/inroot"
+	"github.com/slashrun/slashrun/internal/linux"
 )
 
 // Named returns the file that an argument of the command line means:
@@ -77,7 +77,7 @@ func opened(f *File, r io.ReadCloser) *File {
 func namedPath(arg string) (*File, error) {
 	path := arg
 	if !strings.HasPrefix(arg, "/") {
-		cwd, err := os.Getwd()
+		cwd, err := linux.Getcwd()
 		if err != nil {
 			return nil, fmt.Errorf("configuration file %s: %w", arg, err)
 		}

@@ -36,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,7 +60,7 @@ func Open(path string) (*Root, error) {
 	if path != "" {
 		abs := path
 		if !strings.HasPrefix(path, "/") {
-			cwd, err := os.Getwd()
+			cwd, err := linux.Getcwd()
 			if err != nil {
 				return nil, fmt.Errorf("root directory %s: %w", path, err)
 			}

@@ -356,3 +356,11 @@ func ReadOnly(dirfd int, path string) bool {
 
 // Umask is umask(2). It is process-wide: only a command may set it.
 func Umask(mask int) int { return unix.Umask(mask) }
+
+// Getcwd is getcwd(2): the working directory as the kernel has it. It asks no file
+// system, as os.Getwd does, which looks at $PWD and waits there for a server that
+// does not answer. ENOENT: it was removed, or is outside of the root.
+func Getcwd() (string, error) {
+	dir, err := unix.Getwd()
+	return dir, wrap("getcwd", err)
+}

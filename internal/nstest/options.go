@@ -8,7 +8,7 @@ const (
 	RootReadOnly Root = ""
 	// RootOverlay is the machine's root file system with a tmpfs over it that
 	// takes the writes (overlayfs). File systems mounted below / are empty
-	// directories there, unless kept; /sys is. It needs Options.Real: in a new user
+	// directories there, unless kept; /sys is, without what is mounted on it. It needs Options.Real: in a new user
 	// namespace mounts below / are locked, and then the kernel takes / for no
 	// lower layer (since the fix of CVE-2021-3732).
 	RootOverlay Root = "overlay"

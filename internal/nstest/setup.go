@@ -418,7 +418,11 @@ func (k kept) bind(root string, o Options) error {
 			return fmt.Errorf("keeping: %w", err)
 		}
 	}
-	if err := bindReadOnly(k.fd, dst, syscall.MS_REC); err != nil {
+	with := uintptr(syscall.MS_REC)
+	if k.path == "/sys" {
+		with = 0 // a container has none of what machines mount there: tracefs, debugfs, ...
+	}
+	if err := bindReadOnly(k.fd, dst, with); err != nil {
 		return fmt.Errorf("keeping %s: %w", k.path, err)
 	}
 	return nil
