@@ -98,6 +98,8 @@ func (s step) do() (any, error) {
 		return nil, syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
 	case "bind":
 		return nil, syscall.Mount(s[1], s[2], "", syscall.MS_BIND, "")
+	case "overlay":
+		return nil, syscall.Mount("overlay", s[2], "overlay", 0, s[1])
 	case "read-only":
 		return nil, syscall.Mount("", s[1], "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
 	}

@@ -94,6 +94,33 @@ func (t *table) mount(id int, at string, on *mounts.Mount) (m *mounts.Mount, sil
 	return m, m != nil && !answers(m)
 }
 
+// stat is fsat.StatKnown of an entry of the directory fd, or of what fd itself holds. Where
+// the kernel has only calls that ask, the mount is found out first by a descriptor; of
+// what may not answer st stays empty then.
+func (t *table) stat(fd int, name string, st *fsat.Stat) (mountID int, err error) {
+	id, err := fsat.StatKnown(fd, name, st)
+	if err != fsat.ErrAsks {
+		return id, err
+	}
+	if t.proc == nil {
+		return 0, fsat.StatAt(fd, name, st)
+	}
+	if name != "" {
+		if fd, err = linux.Openat(fd, name, linux.O_PATH|linux.O_NOFOLLOW, 0); err != nil {
+			return 0, err
+		}
+		defer linux.Close(fd)
+	}
+	if id, err = t.proc.MountID(fd); err != nil {
+		return 0, err
+	}
+	*st = fsat.Stat{Btime: fsat.NoTime}
+	if _, silent := t.mount(id, "", nil); silent {
+		return id, nil
+	}
+	return id, fsat.StatAt(fd, "", st)
+}
+
 // kernelTypes are file systems that the kernel itself answers for. Nothing in them is
 // of interest to a walk.
 var kernelTypes = [...]string{"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "hugetlbfs", "debugfs", "tracefs",

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/slashrun/slashrun/internal/accounts"
 	"github.com/slashrun/slashrun/internal/fsat"
+	"github.com/slashrun/slashrun/internal/fuser"
 	"github.com/slashrun/slashrun/internal/inroot"
 	"github.com/slashrun/slashrun/internal/pkgdb"
 	"github.com/slashrun/slashrun/internal/process"
@@ -165,6 +167,7 @@ type session struct {
 	deep    bool   // look for what takes a look at each: other namespaces, content
 	dir     string // of a tree
 	why     []string
+	chain   []fuser.ID // the links that are being followed
 }
 
 // subject is an object with the report on it.
@@ -260,6 +263,12 @@ func (s *session) link(x *subject, depth int) {
 	if !path.IsAbs(to) {
 		to = path.Dir(x.at.path) + "/" + to // not cleaned: ".." behind a link means another directory
 	}
+	if slices.Contains(s.chain, x.id()) {
+		x.Link.Broken = "it leads to itself"
+		return
+	}
+	s.chain = append(s.chain, x.id())
+	defer func() { s.chain = s.chain[:len(s.chain)-1] }()
 	if depth >= maxFollowed {
 		x.Link.Broken = "too many links, one behind the other"
 		return

@@ -157,7 +157,7 @@ func (r *resolver) step(name string) (*object, error) {
 
 // look asks the kernel for the held object.
 func (r *resolver) look(o *object) error {
-	id, err := fsat.StatQuietly(o.node.Fd(), "", &o.st)
+	id, err := r.table.stat(o.node.Fd(), "", &o.st)
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: o.path, Err: inroot.Errno(err)}
 	}

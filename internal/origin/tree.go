@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/slashrun/slashrun/internal/fsat"
@@ -192,7 +191,7 @@ func (w *walker) entry(dir *fsat.Dir, above, name string, on *mounts.Mount) (ent
 		return false, nil
 	}
 	var st fsat.Stat
-	id, err := fsat.StatQuietly(dir.Fd(), name, &st)
+	id, err := w.table.stat(dir.Fd(), name, &st)
 	if fsat.NotExist(err) {
 		w.changing++
 		return false, nil
@@ -266,7 +265,7 @@ func (w *walker) enter(dir *fsat.Dir, above, name string, on *mounts.Mount, dept
 	}
 	defer d.Close()
 	var st fsat.Stat
-	id, err := fsat.StatQuietly(d.Fd(), "", &st)
+	id, err := w.table.stat(d.Fd(), "", &st)
 	if err != nil {
 		w.skip(at, err)
 		return nil
@@ -303,7 +302,7 @@ func (w *walker) rate(x *subject, dir *fsat.Dir, name string) error {
 		w.treeLink(x, dir, name)
 		return nil
 	case x.Type == File:
-		x.kind = kindByName(name, strings.HasSuffix(path.Dir(x.Path), "/lock"))
+		x.kind = kindByName(name)
 		if x.kind == stale.Guess {
 			x.Evidence = w.ofFile
 			return nil

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/nstest"
 	"github.com/slashrun/slashrun/internal/seccomptest"
@@ -44,12 +45,12 @@ func wantUsers(t *testing.T, r *Report, want ...string) {
 func TestUsers(t *testing.T) {
 	nstest.Run(t, nstest.Options{Net: true}, func(t *testing.T) {
 		must(t, os.MkdirAll("/run/d/sub", 0o755))
-		for _, n := range []string{"open", "lock", "map", "link1", "none"} {
+		for _, n := range []string{"open", "x.lock", "map", "link1", "none"} {
 			must(t, os.WriteFile("/run/d/"+n, make([]byte, 4096), 0o644))
 		}
 		must(t, os.Link("/run/d/link1", "/run/d/link2"))
 		must(t, syscall.Mkfifo("/run/d/fifo", 0o644))
-		pid := start(t, 0, step{"open", "/run/d/open", strconv.Itoa(syscall.O_RDWR)}, step{"flock", "/run/d/lock"}, step{"map", "/run/d/map"}, step{"open", "/run/d/link1", "0"},
+		pid := start(t, 0, step{"open", "/run/d/open", strconv.Itoa(syscall.O_RDWR)}, step{"flock", "/run/d/x.lock"}, step{"map", "/run/d/map"}, step{"open", "/run/d/link1", "0"},
 			step{"open", "/run/d/fifo", strconv.Itoa(syscall.O_RDWR)}, step{"cwd", "/run/d/sub"}, step{"listen", "unix", "/run/d/s"}, step{"listen", "unixgram", "/run/d/g"})
 		client := start(t, 0, step{"connect", "unix", "/run/d/s"})
 		// In a network namespace of its own, where sock_diag of ours shows nothing.
@@ -69,17 +70,17 @@ func TestUsers(t *testing.T) {
 			v     stale.Verdict
 			p     stale.Proof
 		}{
-			"open":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
-			"lock":  {[]string{me + "locked,open"}, stale.Live, stale.LockHeld},
-			"map":   {[]string{me + "mapped"}, stale.Live, stale.InodeHeld},
-			"link1": {[]string{me + "open"}, stale.Live, stale.InodeHeld},
-			"link2": {[]string{me + "open"}, stale.Live, stale.InodeHeld},
-			"fifo":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
-			"sub":   {[]string{me + "cwd"}, stale.Live, stale.InodeHeld},
-			"s":     {[]string{me + "listening", strconv.Itoa(client) + " connecting"}, stale.Live, stale.SocketBound},
-			"g":     {[]string{me + "bound"}, stale.Live, stale.SocketBound},
-			"moved": {[]string{strconv.Itoa(far) + " listening"}, stale.Live, stale.SocketBound},
-			"none":  {nil, stale.CannotTell, stale.WrongType},
+			"open":   {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"x.lock": {[]string{me + "locked,open"}, stale.Live, stale.LockHeld},
+			"map":    {[]string{me + "mapped"}, stale.Live, stale.InodeHeld},
+			"link1":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"link2":  {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"fifo":   {[]string{me + "open"}, stale.Live, stale.InodeHeld},
+			"sub":    {[]string{me + "cwd"}, stale.Live, stale.InodeHeld},
+			"s":      {[]string{me + "listening", strconv.Itoa(client) + " connecting"}, stale.Live, stale.SocketBound},
+			"g":      {[]string{me + "bound"}, stale.Live, stale.SocketBound},
+			"moved":  {[]string{strconv.Itoa(far) + " listening"}, stale.Live, stale.SocketBound},
+			"none":   {nil, stale.CannotTell, stale.WrongType},
 		} {
 			alone := look(t, i, "/run/d/"+name)
 			for how, r := range map[string]*Report{"alone": alone, "tree": rows["/run/d/"+name]} {
@@ -141,8 +142,14 @@ func hung(t *testing.T, at string) *atomic.Int64 {
 	}
 	dev, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	must(t, err)
-	must(t, os.MkdirAll(at, 0o755))
-	must(t, syscall.Mount("hung", at, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev)))
+	mode := 0o40000
+	if st, err := os.Stat(at); err == nil && st.Mode().IsRegular() {
+		mode = 0o100000
+	}
+	if mode == 0o40000 {
+		must(t, os.MkdirAll(at, 0o755))
+	}
+	must(t, syscall.Mount("hung", at, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0", dev, mode)))
 	asked := new(atomic.Int64)
 	ready := make(chan struct{})
 	go func() {
@@ -297,6 +304,68 @@ func TestHungFUSEMeanwhile(t *testing.T) {
 					s.end()
 					if late.Load() != 0 {
 						t.Errorf("asked %d times", late.Load())
+					}
+				})
+			})
+		}
+	})
+}
+
+// A file over which a FUSE file system is mounted after it was found, or while a tree is
+// walked, is judged without a question to that; so is a socket where somebody's overlay
+// names a path on one.
+func TestHungFUSEBeforeTheVerdict(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		for _, profile := range seccomptest.All {
+			t.Run(profile.String(), func(t *testing.T) {
+				seccomptest.Run(t, profile, func(t *testing.T) {
+					dir := "/run/before" + strings.ReplaceAll(profile.String(), "/", "")
+					tree(t, dir, map[string]string{"a.pid": "4194000\n", "b.lock": "", "c.pid": "1\n", "low/x": "", "up/x/u/x": "", "up/x/w/x": ""})
+					orphan(t, "unix", dir+"/s")
+					aged(t, dir+"/s")
+					start(t, syscall.CLONE_NEWNS, step{"private"}, step{"overlay", "lowerdir=" + dir + "/low,upperdir=" + dir + "/up/x/u,workdir=" + dir + "/up/x/w", dir + "/low"})
+					asked := []*atomic.Int64{hung(t, dir+"/up/x")}
+					i := inspector(t, Options{Root: system(t, nil)})
+					s, err := i.begin(t.Context(), true)
+					must(t, err)
+					defer s.end()
+					list := []*Report{s.path(dir+"/a.pid", 0), s.path(dir+"/b.lock", 0), s.path(dir+"/s", 0)}
+					asked = append(asked, hung(t, dir+"/a.pid"), hung(t, dir+"/b.lock"))
+					must(t, s.finish())
+					for _, r := range list[:2] {
+						want(t, r, File, stale.CannotTell, Vanished)
+					}
+					want(t, list[2], Socket, stale.Stale, stale.ConnectRefused)
+
+					once := false
+					_, err = i.Tree(t.Context(), dir, func(int) {
+						if !once {
+							once = true
+							asked = append(asked, hung(t, dir+"/c.pid"))
+						}
+					})
+					must(t, err)
+					// The same when nothing looks at the mount table first.
+					d, err := fsat.OpenDir(dir)
+					must(t, err)
+					defer d.Close()
+					for _, name := range []string{"a.pid", "b.lock", "c.pid"} {
+						for _, kind := range []stale.Kind{stale.Guess, stale.PIDFile} {
+							f, err := s.judge.Look(t.Context(), d, name, name, kind)
+							must(t, err)
+							if f.Verdict != stale.CannotTell || f.Evidence[len(f.Evidence)-1].Proof != stale.NetworkFS {
+								t.Errorf("%s", f)
+							}
+						}
+						n, err := s.judge.LookPID(t.Context(), d, name, name)
+						must(t, err)
+						n.Close()
+					}
+					for n, a := range asked {
+						if a.Load() != 0 {
+							t.Errorf("%d: asked %d times", n, a.Load())
+						}
 					}
 				})
 			})

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -29,7 +28,7 @@ func (s *session) kinds() error {
 		if x.at == nil || x.Type != File {
 			continue
 		}
-		x.kind = kindByName(x.at.name, path.Base(path.Dir(x.where())) == "lock")
+		x.kind = kindByName(x.at.name)
 		if s.deep && x.Size > 0 && x.Size <= largestRecord && s.local(x) {
 			if rec, err := record(x.at); err == nil && rec.Own() {
 				x.kind, x.ours = stale.PIDFile, rec.PID
@@ -39,13 +38,13 @@ func (s *session) kinds() error {
 	return nil
 }
 
-// kindByName says what the name of a file promises. locks says that the directory
-// holds locks, as /run/lock does.
-func kindByName(name string, locks bool) stale.Kind {
+// kindByName says what the name of a file promises: no more than to package stale. What a
+// directory is called promises nothing.
+func kindByName(name string) stale.Kind {
 	switch {
-	case strings.HasSuffix(name, ".pid"), name == "pid":
+	case strings.HasSuffix(name, ".pid"):
 		return stale.PIDFile
-	case strings.HasPrefix(name, "LCK.."), strings.HasSuffix(name, ".lock"), strings.HasSuffix(name, ".lck"), name == "lock", locks:
+	case strings.HasPrefix(name, "LCK.."), strings.HasSuffix(name, ".lock"), strings.HasSuffix(name, ".lck"):
 		return stale.Lock
 	}
 	return stale.Guess
@@ -53,6 +52,18 @@ func kindByName(name string, locks bool) stale.Kind {
 
 // verdicts has the subjects judged.
 func (s *session) verdicts() error {
+	if s.judge != nil {
+		var fds []int
+		for _, x := range s.subject {
+			if x.at != nil {
+				fds = append(fds, x.at.node.Fd())
+				if x.at.dir != nil {
+					fds = append(fds, x.at.dir.Fd())
+				}
+			}
+		}
+		s.judge.Mine(fds)
+	}
 	for _, x := range s.subject {
 		if x.Verdict == stale.CannotTell && x.Evidence == nil {
 			if err := s.verdict(x); err != nil {
@@ -98,13 +109,16 @@ func mountedText(m *Mount) string {
 // judged asks the judge about the entry name of dir.
 func (s *session) judged(x *subject, dir *fsat.Dir, name string) error {
 	f, err := s.finding(x, dir, name)
+	if err == nil && x.at != nil {
+		err = s.there(x.at)
+	}
 	switch {
 	case s.ctx.Err() != nil:
 		return s.ctx.Err()
 	case fsat.NotExist(err):
 		x.decide(stale.CannotTell, Vanished, "it vanished while it was looked at")
 	case errors.Is(err, stale.ErrChanged):
-		x.decide(stale.CannotTell, Vanished, "it was changed while it was looked at")
+		x.decide(stale.CannotTell, Vanished, "something else was put in its place while it was looked at, or it was changed")
 	case err != nil:
 		x.decide(stale.CannotTell, stale.NoPermission, err.Error())
 	case f.Identity.Inode != x.Inode || f.Identity.Dev != x.Dev:
@@ -130,50 +144,77 @@ func (s *session) linkVerdict(x *subject) {
 	}
 }
 
-// settle says of links what came out for what they lead to, the last first, and calls
-// live what somebody uses. Proof is never overruled: a socket that nobody is bound to
-// stays stale, whoever has its file open.
+// settle calls live what somebody uses, then says of links what came out for what they
+// lead to, the last first. Proof is not overruled: a socket that nobody is bound to stays
+// stale, whoever has its file open. But who has a PID file or lock open may be about to
+// write into it.
 func (s *session) settle() error {
-	for i := len(s.subject) - 1; i >= 0; i-- {
-		x := s.subject[i]
-		var to *Report
-		if x.Link != nil {
-			to = x.Link.Report
+	for _, x := range s.subject {
+		if len(x.UsedBy) == 0 {
+			continue
 		}
-		if x.leads != nil {
-			to = x.leads.Report
+		u := x.UsedBy[0]
+		text := fmt.Sprintf("process %d (%s) has it: %s", u.PID, u.Comm, strings.Join(u.How, ", "))
+		if u.PID == 0 {
+			text = "somebody who cannot be seen has it: " + strings.Join(u.How, ", ")
 		}
-		if l := x.Link; to != nil && to != x.Report {
-			x.Evidence = nil
-			v := to.Verdict
-			text := fmt.Sprintf("it leads to %s, which is %s", l.Real, v)
-			if v == stale.CannotTell {
-				text = fmt.Sprintf("it leads to %s, of which nothing is proven", l.Real)
-			}
-			if v == stale.Stale {
-				v = stale.CannotTell // the link itself may be there to stay
-			}
-			x.decide(v, Leads, text)
-		}
-		if x.Verdict == stale.CannotTell && len(x.UsedBy) > 0 {
-			u := x.UsedBy[0]
-			text := fmt.Sprintf("process %d (%s) has it: %s", u.PID, u.Comm, strings.Join(u.How, ", "))
-			if u.PID == 0 {
-				text = "somebody who cannot be seen has it: " + strings.Join(u.How, ", ")
-			}
+		switch {
+		case x.Verdict == stale.CannotTell:
 			x.decide(stale.Live, stale.InodeHeld, text)
+		case x.Verdict == stale.Stale && x.Type == File:
+			x.decide(stale.CannotTell, stale.InodeHeld, text+", and may be about to write into it")
+		}
+	}
+	for i := len(s.subject) - 1; i >= 0; i-- {
+		if x := s.subject[i]; x.Link != nil {
+			s.settleLink(x)
 		}
 	}
 	return nil
 }
 
+func (s *session) settleLink(x *subject) {
+	to := x.Link.Report
+	if x.leads != nil {
+		to = x.leads.Report
+	}
+	if to == nil || to == x.Report || x.Verdict == stale.Live && x.Evidence != nil {
+		return
+	}
+	x.Evidence = nil
+	v := to.Verdict
+	text := fmt.Sprintf("it leads to %s, which is %s", x.Link.Real, v)
+	if v == stale.CannotTell {
+		text = fmt.Sprintf("it leads to %s, of which nothing is proven", x.Link.Real)
+	}
+	if v == stale.Stale {
+		v = stale.CannotTell // the link itself may be there to stay
+	}
+	x.decide(v, Leads, text)
+}
+
+// there fails unless the held object is still what its name leads to.
+func (s *session) there(o *object) error {
+	var st fsat.Stat
+	switch _, err := s.table.stat(o.dir.Fd(), o.name, &st); {
+	case err == nil && st.SameInode(&o.st):
+		return nil
+	case fsat.NotExist(err):
+		return err
+	}
+	return stale.ErrChanged
+}
+
 // finding is the judge's. Of a PID file that is looked at alone it also tells which
 // process is meant.
 func (s *session) finding(x *subject, dir *fsat.Dir, name string) (*stale.Finding, error) {
-	if !s.deep || x.kind != stale.PIDFile {
+	if x.at == nil {
 		return s.judge.Look(s.ctx, dir, name, x.Path, x.kind)
 	}
-	n, err := s.judge.LookPID(s.ctx, dir, name, x.Path)
+	if x.kind != stale.PIDFile {
+		return s.judge.LookHeld(s.ctx, x.at.node, dir, name, x.Path, x.kind)
+	}
+	n, err := s.judge.LookPIDHeld(s.ctx, x.at.node, dir, name, x.Path)
 	if err != nil {
 		return nil, err
 	}

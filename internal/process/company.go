@@ -138,8 +138,16 @@ func (p *Proc) Holds(pid int, dev, ino uint64, except ...int) (how string, err e
 	}
 	at := p.lively(st) + "/"
 	match := func(link string) (bool, error) {
+		// What else it holds may lie on a file system that does not answer.
+		var sx linux.StatxT
+		err := linux.Statx(p.fd, at+link, linux.AT_NO_AUTOMOUNT|linux.AT_STATX_DONT_SYNC, linux.STATX_INO, &sx)
+		if err == nil {
+			return linux.Makedev(sx.Dev_major, sx.Dev_minor) == dev && sx.Ino == ino, nil
+		}
 		var st syscall.Stat_t
-		err := linux.Fstatat(p.fd, at+link, linux.AT_NO_AUTOMOUNT, &st)
+		if errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EPERM) {
+			err = linux.Fstatat(p.fd, at+link, linux.AT_NO_AUTOMOUNT, &st)
+		}
 		if gone(err) {
 			return false, nil
 		}

@@ -20,10 +20,14 @@ import (
 // ground is what is known of the place that an object lies in.
 type ground struct {
 	mount *mounts.Mount // nil if the table does not show it
-	table []mounts.Mount
-	id    int // of the mount
+	// vouched says that the user or this run says that it is ours.
+	vouched bool
+	table   []mounts.Mount
+	id      int // of the mount
 	// dir is the path of the directory, as our root shows it.
 	dir string
+	// answers says that the file system answers by itself: see Judge.answers.
+	answers bool
 	// local says that no other kernel uses the file system.
 	local bool
 	// ours says that the processes which leave files here are of our own PID
@@ -65,33 +69,30 @@ func (p place) holds(mountID int, dir string) bool {
 	return p.mountID == mountID && (dir == p.path || p.path == "/" || strings.HasPrefix(dir, p.path+"/"))
 }
 
-// groundOf finds out where o lies. Only what is certain counts; the evidence says
-// what was found for and against it.
+// groundOf finds out where o lies, and fills o.st: first the mount, of which the kernel
+// itself tells, then the inode. Only what is certain counts; the evidence says what was
+// found for and against it.
 func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
-	g := &ground{}
-	var err error
-	// The directory's mount is the object's, unless something is mounted on the
-	// object itself.
-	if g.id, err = j.proc.MountID(o.node.Fd()); err != nil {
+	g, err := j.lies(o)
+	if err != nil {
 		return nil, err
 	}
-	if g.dir, err = j.proc.FdPath(o.dir.Fd()); err != nil {
+	if err := o.stat(g); err != nil {
 		return nil, err
 	}
-	if g.table, err = j.seen.mounts(j.proc); err != nil {
-		return nil, err
-	}
-	g.mount = mounts.ByID(g.table, g.id)
 	if g.mount == nil {
 		g.notOurs = "the mount table does not show the mount it lies on"
 		g.note(UnknownMount, "%s", g.notOurs)
 		return g, nil
 	}
-	g.local = mounts.Local(g.mount.FSType)
-	if j.vouched(g) {
+	if g.vouched {
 		g.local, g.ours = true, true
 	} else if !g.local {
 		g.notOurs = fmt.Sprintf("it lies on a %s, which another machine may use", g.mount.FSType)
+		g.note(NetworkFS, "%s", g.notOurs)
+		return g, nil
+	} else if !g.answers {
+		g.notOurs = fmt.Sprintf("it lies on a %s, whose server may not answer", g.mount.FSType)
 		g.note(NetworkFS, "%s", g.notOurs)
 		return g, nil
 	} else if why := j.containerRoot(g); why.Proof == "" {
@@ -109,6 +110,52 @@ func (j *Judge) groundOf(ctx context.Context, o *object) (*ground, error) {
 		return g, err
 	}
 	return g, j.reached(ctx, g, o)
+}
+
+// lies finds the mount that o lies on, and asks no file system.
+func (j *Judge) lies(o *object) (*ground, error) {
+	g := &ground{}
+	var err error
+	// The directory's mount is the object's, unless something is mounted on the
+	// object itself.
+	if g.id, err = j.proc.MountID(o.node.Fd()); err != nil {
+		return nil, err
+	}
+	if g.dir, err = j.proc.FdPath(o.dir.Fd()); err != nil {
+		return nil, err
+	}
+	if g.table, err = j.seen.mounts(j.proc); err != nil {
+		return nil, err
+	}
+	if g.mount = mounts.ByID(g.table, g.id); g.mount != nil {
+		g.local, g.vouched = mounts.Local(g.mount.FSType), j.vouched(g)
+	}
+	g.answers = g.vouched || j.answers(g.id, g.mount)
+	return g, nil
+}
+
+// answers reports whether the file system of a mount answers by itself. A server, be
+// it a process or a machine, may take a question and never answer it, and whoever asked
+// cannot even be killed then (FUSE, fs/fuse/dev.c, request_wait_answer). What "/" lies on
+// has to answer, or nothing would run here; in a chroot the table does not show it.
+func (j *Judge) answers(id int, m *mounts.Mount) bool {
+	if m != nil {
+		return m.Point == "/" || mounts.Answers(m.FSType)
+	}
+	root, err := j.rootMount()
+	return err == nil && id == root
+}
+
+// stat fills o.st. What may not answer is asked nothing: what the kernel remembers is
+// told, or nothing.
+func (o *object) stat(g *ground) error {
+	if g.answers {
+		return o.node.Stat(&o.st)
+	}
+	if _, err := fsat.StatKnown(o.node.Fd(), "", &o.st); err != nil {
+		o.st = fsat.Stat{Btime: fsat.NoTime}
+	}
+	return nil
 }
 
 // vouched reports whether somebody who knows says that the ground is ours: this

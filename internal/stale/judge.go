@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/sockdiag"
@@ -89,7 +90,7 @@ func (j *Judge) leftBehind(ctx context.Context, f *Finding, o *object, otherwise
 		kin = kin[1:] // whoever walks a tree holds its directories
 	}
 	for _, who := range kin {
-		how, err := j.proc.Holds(who.PID, rawDev(&o.st), o.st.Ino, append(o.hold, o.node.Fd())...)
+		how, err := j.proc.Holds(who.PID, rawDev(&o.st), o.st.Ino, j.notUses(o)...)
 		switch {
 		case err != nil:
 			f.decide(CannotTell, NoPermission, "whether process %d (%s), which started us, has it open cannot be seen: %v", who.PID, who.Comm, err)
@@ -110,13 +111,7 @@ func (j *Judge) directory(ctx context.Context, f *Finding, o *object) error {
 		f.decide(CannotTell, UsedByName, "a directory is not stale by itself; what is in it may be")
 		return nil
 	}
-	d, err := o.dir.OpenDir(o.name)
-	if err != nil {
-		f.decide(CannotTell, NoPermission, "it cannot be opened: %v", err)
-		return nil
-	}
-	names, err := d.Names()
-	d.Close()
+	names, err := fsat.DirOf(o.node.Fd()).Names()
 	switch {
 	case err != nil:
 		f.decide(CannotTell, NoPermission, "it cannot be listed: %v", err)

@@ -126,7 +126,7 @@ func (j *Judge) sharedLock(ctx context.Context, f *Finding, o *object) error {
 // else.
 func (j *Judge) heldByKin(f *Finding, o *object) bool {
 	for _, who := range o.ground.kin {
-		how, err := j.proc.Holds(who.PID, rawDev(&o.st), o.st.Ino, o.node.Fd())
+		how, err := j.proc.Holds(who.PID, rawDev(&o.st), o.st.Ino, j.notUses(o)...)
 		if err == nil && how != "" {
 			f.decide(Live, InodeHeld, "process %d (%s) has it as its %s", who.PID, who.Comm, how)
 			return true

@@ -65,12 +65,12 @@ func (j *Judge) layers(ctx context.Context, table []mounts.Mount, fresh bool) ([
 	}
 	known := map[string]bool{}
 	var list []layer
-	add := func(root string, table []mounts.Mount, of []mounts.Mount) {
+	add := func(root string, table, of []mounts.Mount) {
 		for i := range of {
 			u, ok := upperdir(&of[i])
 			if ok && !known[root+u] {
 				known[root+u] = true
-				list = append(list, j.find(layer{path: u, point: of[i].Point}, root, table))
+				list = append(list, j.find(layer{path: u, point: of[i].Point}, root, of, table))
 			}
 		}
 	}
@@ -80,7 +80,7 @@ func (j *Judge) layers(ctx context.Context, table []mounts.Mount, fresh bool) ([
 			// An engine names a path of its own mounts, which are often ours; whoever
 			// mounts an overlay inside names one of theirs.
 			add("", table, theirs)
-			add(fmt.Sprintf("/proc/%d/root", who.PID), table, theirs)
+			add(fmt.Sprintf("%d/root", who.PID), table, theirs)
 		}
 		return true
 	})
@@ -91,23 +91,31 @@ func (j *Judge) layers(ctx context.Context, table []mounts.Mount, fresh bool) ([
 	return list, nil
 }
 
-// find looks for the directory of a layer.
-func (j *Judge) find(l layer, root string, table []mounts.Mount) layer {
+// find looks for the directory of a layer, below the root of a process ("" is ours)
+// whose mounts are seen. The path is somebody else's, who may have put anything there.
+func (j *Judge) find(l layer, root string, seen, table []mounts.Mount) layer {
 	if !strings.HasPrefix(l.path, "/") {
 		return l
 	}
-	d, err := fsat.OpenDir(root + l.path)
+	if root == "" {
+		seen = table
+	}
+	fd, err := j.openQuietly(root, l.path, seen)
 	if err != nil {
 		return l
 	}
-	defer d.Close()
+	defer linux.Close(fd)
 	var st fsat.Stat
-	if d.Stat("", &st) != nil {
+	_, err = fsat.StatKnown(fd, "", &st)
+	if err == fsat.ErrAsks && (&stepper{judge: j, table: seen, foreign: root != ""}).asks(fd) {
+		err = fsat.StatAt(fd, "", &st)
+	}
+	if err != nil {
 		return l
 	}
 	l.dev, l.ino = st.Dev, st.Ino
-	id, err1 := j.proc.MountID(d.Fd())
-	dir, err2 := j.proc.FdPath(d.Fd())
+	id, err1 := j.proc.MountID(fd)
+	dir, err2 := j.proc.FdPath(fd)
 	if m := mounts.ByID(table, id); err1 == nil && err2 == nil && m != nil {
 		l.place = &ground{mount: m, dir: dir}
 	}
@@ -155,7 +163,7 @@ func (j *Judge) findLayer(ctx context.Context, g *ground, o *object) (string, er
 	if err != nil || len(list) == 0 {
 		return "", err
 	}
-	above := ancestors(o.dir)
+	above := j.ancestors(o.dir, g.table)
 	inside, known := insideOf(g)
 	for _, l := range list {
 		is := !strings.HasPrefix(l.path, "/") || under(g.dir, l.path) || l.ino != 0 && above[[2]uint64{l.dev, l.ino}]
@@ -170,8 +178,9 @@ func (j *Judge) findLayer(ctx context.Context, g *ground, o *object) (string, er
 	return "", nil
 }
 
-// ancestors are the inodes of a directory and of those above it.
-func ancestors(dir *fsat.Dir) map[[2]uint64]bool {
+// ancestors are the inodes of a directory and of those above it. Over one of those a
+// file system may have been mounted meanwhile.
+func (j *Judge) ancestors(dir *fsat.Dir, table []mounts.Mount) map[[2]uint64]bool {
 	above := map[[2]uint64]bool{}
 	fd, err := linux.Dup(dir.Fd())
 	for range 256 {
@@ -179,7 +188,11 @@ func ancestors(dir *fsat.Dir) map[[2]uint64]bool {
 			return above
 		}
 		var st fsat.Stat
-		if fsat.StatAt(fd, "", &st) != nil || above[[2]uint64{st.Dev, st.Ino}] { // "/" is its own
+		_, err = fsat.StatKnown(fd, "", &st)
+		if err != nil && j.mayAsk(fd, table) {
+			err = fsat.StatAt(fd, "", &st)
+		}
+		if err != nil || above[[2]uint64{st.Dev, st.Ino}] { // "/" is its own
 			break
 		}
 		above[[2]uint64{st.Dev, st.Ino}] = true

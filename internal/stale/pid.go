@@ -36,14 +36,33 @@ func (n *Named) Close() {
 // LookPID is Look for a PID file, and for the process that it names. The process
 // is held before it is judged: what the verdict says of a number is true of it.
 func (j *Judge) LookPID(ctx context.Context, dir *fsat.Dir, name, shown string) (*Named, error) {
-	o := &object{dir: dir, name: name}
-	if err := dir.Stat(name, &o.st); err != nil {
+	if err := fsat.ValidName(name); err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, err)
+	}
+	node, err := dir.OpenNode(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", shown, err)
+	}
+	defer node.Close()
+	return j.LookPIDHeld(ctx, node, dir, name, shown)
+}
+
+// LookPIDHeld is LookPID for whoever holds the file, as LookHeld is.
+func (j *Judge) LookPIDHeld(ctx context.Context, node *fsat.Node, dir *fsat.Dir, name, shown string) (*Named, error) {
+	o := &object{node: node, dir: dir, name: name}
+	g, err := j.lies(o)
+	if err == nil {
+		err = o.stat(g)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
 	n := &Named{}
-	held := n.hold(j, o)
-	var err error
-	n.Finding, err = j.Look(ctx, dir, name, shown, PIDFile)
+	var held error
+	if g.answers {
+		held = n.hold(j, o)
+	}
+	n.Finding, err = j.LookHeld(ctx, node, dir, name, shown, PIDFile)
 	if err != nil {
 		n.Close()
 		return nil, err
@@ -69,15 +88,10 @@ func (n *Named) hold(j *Judge, o *object) error {
 	if !o.st.IsRegular() {
 		return nil
 	}
-	file, err := o.dir.OpenWork(o.name, linux.O_RDONLY)
-	if err != nil {
-		return err
+	text, err := content(o)
+	if errors.Is(err, fsat.ErrNeedsProc) {
+		text, err = o.contentByName()
 	}
-	defer file.Close()
-	if err := file.Stat(&o.st); err != nil || !o.st.IsRegular() {
-		return err
-	}
-	text, err := readAll(file.Fd())
 	if err != nil {
 		return err
 	}
@@ -97,6 +111,23 @@ func (n *Named) hold(j *Judge, o *object) error {
 		n.Close()
 	}
 	return nil
+}
+
+// contentByName is content where /proc is missing.
+func (o *object) contentByName() ([]byte, error) {
+	file, err := o.dir.OpenWork(o.name, linux.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var st fsat.Stat
+	if err := file.Stat(&st); err != nil {
+		return nil, err
+	}
+	if !st.SameInode(&o.st) {
+		return nil, ErrChanged
+	}
+	return readAll(file.Fd())
 }
 
 // prove finds out whether the held process is the one that is meant.

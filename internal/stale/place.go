@@ -16,9 +16,6 @@ func (j *Judge) Ours(ctx context.Context, dir *fsat.Dir, name string) (ours bool
 	}
 	defer node.Close()
 	o := &object{node: node, dir: dir, name: name}
-	if err := node.Stat(&o.st); err != nil {
-		return false, "", err
-	}
 	g, err := j.groundOf(ctx, o)
 	if err != nil {
 		return false, "", err

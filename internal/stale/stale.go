@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -174,6 +175,7 @@ type Judge struct {
 	// restores from a checkpoint: then processes may be older than they seem.
 	restored bool
 	newborn  int64 // see there
+	mine     []int // see Mine
 }
 
 // New makes a Judge. It fails where a directory of Options.Exclusive cannot be
@@ -197,6 +199,16 @@ func New(ctx context.Context, o Options) (*Judge, error) {
 	link, err := j.proc.Readlink("self/ns/time")
 	j.restored = err == nil && link != initialTime
 	return j, ctx.Err()
+}
+
+// Mine says which descriptors the caller holds objects by, only to look at them: they
+// make us no user of those. It replaces what an earlier call said, and is not to be
+// called while others look.
+func (j *Judge) Mine(fds []int) { j.mine = fds }
+
+// notUses are the descriptors of ours that are no use of o.
+func (j *Judge) notUses(o *object) []int {
+	return append(append(slices.Clip(j.mine), o.hold...), o.node.Fd())
 }
 
 // initialTime is the link of /proc/PID/ns/time in the initial time namespace,
@@ -241,19 +253,26 @@ func latest(t int64) int64 {
 
 // Look judges the entry name of the directory dir, which must stay open for as
 // long as the finding may be removed. Nothing is changed, no link followed,
-// nobody woken. shown is the path for messages. With the kind Guess the kind is
+// nobody woken, and no file system asked that may not answer (FUSE, another
+// machine's), unless Options vouch for it. shown is the path for messages. With the kind Guess the kind is
 // found out from the type and the name. A name that is not there is
 // fs.ErrNotExist.
 func (j *Judge) Look(ctx context.Context, dir *fsat.Dir, name, shown string, kind Kind) (*Finding, error) {
 	if err := fsat.ValidName(name); err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
-	f := &Finding{Path: shown, judge: j, dir: dir, name: name, asked: kind}
 	node, err := dir.OpenNode(name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
 	}
 	defer node.Close()
+	return j.LookHeld(ctx, node, dir, name, shown, kind)
+}
+
+// LookHeld is Look for whoever holds the object: node, an O_PATH descriptor that stays
+// the caller's, is judged, whatever is at its name in dir now.
+func (j *Judge) LookHeld(ctx context.Context, node *fsat.Node, dir *fsat.Dir, name, shown string, kind Kind) (*Finding, error) {
+	f := &Finding{Path: shown, judge: j, dir: dir, name: name, asked: kind}
 	o := &object{node: node, dir: dir, name: name}
 	if err := j.judge(ctx, f, o); err != nil {
 		return nil, fmt.Errorf("%s: %w", shown, err)
@@ -267,9 +286,6 @@ func (j *Judge) judge(ctx context.Context, f *Finding, o *object) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := o.node.Stat(&o.st); err != nil {
-		return err
-	}
 	f.Verdict, f.Evidence, f.PID = CannotTell, nil, 0
 	g, err := j.groundOf(ctx, o)
 	if err != nil {
@@ -280,12 +296,16 @@ func (j *Judge) judge(ctx context.Context, f *Finding, o *object) error {
 	f.Kind = f.asked
 	if fits := kindOf(o.name, &o.st); f.asked == Guess {
 		f.Kind = fits
-	} else if typeOf(f.asked) != o.st.Type() {
+	} else if g.answers && typeOf(f.asked) != o.st.Type() {
 		f.Kind = Other
 		f.decide(CannotTell, WrongType, "a %s is no %s", f.Identity.Type, f.asked)
 		return nil
 	}
 	f.Evidence = append(f.Evidence, g.evidence...)
+	if !g.answers {
+		j.unasked(f, o)
+		return nil
+	}
 	switch f.Kind {
 	case Socket:
 		return j.socket(ctx, f, o)
@@ -299,6 +319,20 @@ func (j *Judge) judge(ctx context.Context, f *Finding, o *object) error {
 		f.decide(CannotTell, WrongType, "nothing tells whether anybody uses a %s of this name", f.Identity.Type)
 	}
 	return nil
+}
+
+// unasked says of what lies on a file system that may not answer what the kernel knows
+// without it.
+func (j *Judge) unasked(f *Finding, o *object) {
+	if o.st.Type() == syscall.S_IFSOCK && j.inDump(o) != nil {
+		f.decide(Live, SocketBound, "a socket is bound to it, says sock_diag")
+		return
+	}
+	fstype := "file system that the mount table does not show"
+	if m := o.ground.mount; m != nil {
+		fstype = m.FSType
+	}
+	f.decide(CannotTell, NetworkFS, "it lies on a %s, which might not answer, so it was not asked", fstype)
 }
 
 // typeOf is the S_IFMT type that a kind must have.

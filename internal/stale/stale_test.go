@@ -170,3 +170,33 @@ func TestExclusiveGround(t *testing.T) {
 		want(t, look(t, j, "/etc/hostname", PIDFile), Stale, LeftBehind)
 	})
 }
+
+// Whoever holds an object only to look at it is no user of it: on exclusive ground what
+// is left behind is stale for them, too.
+func TestHeldToLook(t *testing.T) {
+	container(t, func(t *testing.T) {
+		d, err := fsat.OpenDir("/")
+		must(t, err)
+		defer d.Close()
+		j := newJudge(t, Options{})
+		kin, err := j.proc.Company(t.Context())
+		must(t, err)
+		must(t, os.WriteFile("/held.lock", nil, 0o644))
+		node, err := d.OpenNode("held.lock")
+		must(t, err)
+		defer node.Close()
+		other, err := d.OpenNode("held.lock")
+		must(t, err)
+		defer other.Close()
+		o := &object{node: node, dir: d, name: "held.lock", ground: &ground{kin: kin.Kin}}
+		must(t, node.Stat(&o.st))
+		f := &Finding{}
+		if len(kin.Kin) == 0 || !j.heldByKin(f, o) {
+			t.Error("a second descriptor is not seen")
+		}
+		j.Mine([]int{other.Fd()})
+		if f = (&Finding{}); j.heldByKin(f, o) {
+			t.Errorf("%s", f)
+		}
+	})
+}
