@@ -1,6 +1,7 @@
 package condition
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -14,22 +15,70 @@ import (
 	"github.com/slashrun/slashrun/internal/stale"
 )
 
-// readLocks reads /proc/locks. A line that is not understood may be about any
-// file, so it is an error.
-func readLocks(p *process.Proc) ([]locks.Lock, error) {
-	text, err := p.ReadFile("locks")
+// lockTable is /proc/locks as a batch of looks sees it.
+type lockTable struct {
+	list []locks.Lock // of every read: what one of them had is not free
+	text []byte
+	// whole says that every read was of one moment; steady that a longer table did
+	// not change over many reads.
+	whole  bool
+	steady bool
+	err    error
+}
+
+const (
+	// wholeReads is how many reads of one moment must lack a lock. (One is not
+	// enough: the line of a lock with dozens behind it may be in a second read.)
+	wholeReads = 3
+	// steadyReads is how often a table of several pages must have the same text.
+	// Somebody who takes and releases a lock at the head of the table can have one
+	// read pass over the same line as the last, about every fourth time at best.
+	steadyReads = 24
+	mostReads   = 48
+)
+
+// read reads once more. A line that is not understood may be about any file, so it
+// is an error.
+func (t *lockTable) read(p *process.Proc) (same bool) {
+	text, whole, err := p.Snapshot("locks")
 	if err != nil {
-		return nil, err
+		t.err = err
+		return false
 	}
-	var list []locks.Lock
+	t.whole = t.whole && whole
+	if t.text != nil && bytes.Equal(text, t.text) {
+		return true
+	}
+	t.text = text
 	for line := range strings.Lines(string(text)) {
 		k, err := locks.Parse(line)
 		if err != nil {
-			return nil, fmt.Errorf("/proc/locks: %w", err)
+			t.err = fmt.Errorf("/proc/locks: %w", err)
+			return false
 		}
-		list = append(list, k)
+		t.list = append(t.list, k)
 	}
-	return list, nil
+	return false
+}
+
+// more reads until what is in no read can be called free, as far as this table alone
+// can tell.
+func (t *lockTable) more(p *process.Proc) {
+	same := 1
+	for reads := 1; reads < mostReads && t.err == nil; reads++ {
+		if t.whole && reads >= wholeReads {
+			return
+		}
+		if t.read(p) {
+			same++
+		} else {
+			same = 1
+		}
+		if same >= steadyReads {
+			t.steady = true
+			return
+		}
+	}
 }
 
 // lock looks whether the file at path is locked, by whatever kind of lock but a
@@ -75,15 +124,34 @@ func (l *look) unlocked(path string, s *sight) {
 	if info, err := l.proc.FDInfo("self", s.fd); err == nil && info.Ino != 0 {
 		ino = info.Ino
 	}
-	list, err := l.shared.locks(l.proc)
-	if err != nil {
-		l.found(false, poll, "locks cannot be seen: %v", err)
+	t := l.shared.locks(l.proc, false)
+	if l.inTable(t, s, ino) {
 		return
+	}
+	if t = l.shared.locks(l.proc, true); l.inTable(t, s, ino) {
+		return
+	}
+	switch {
+	case !l.proc.Initial():
+		l.unlockedInside(path, s)
+	case t.whole:
+		l.found(true, poll, "nobody holds it")
+	default:
+		l.unlockedLong(t, s)
+	}
+}
+
+// inTable reports whether the table answers the question: somebody holds the lock, or
+// it cannot be read.
+func (l *look) inTable(t *lockTable, s *sight, ino uint64) bool {
+	if t.err != nil {
+		l.found(false, poll, "locks cannot be seen: %v", t.err)
+		return true
 	}
 	waiting := 0
 	var held *locks.Lock
-	for i := range list {
-		k := &list[i]
+	for i := range t.list {
+		k := &t.list[i]
 		switch {
 		case k.Major != s.mount.Major || k.Minor != s.mount.Minor || k.Ino != ino || notALock(k.Kind):
 		case k.Waiting:
@@ -99,10 +167,28 @@ func (l *look) unlocked(path string, s *sight) {
 		l.found(false, poll, "held by %s (%s); %s", l.comm(held.PID), held.Kind, queue(waiting))
 	case waiting > 0: // one who waits is only there behind one who holds
 		l.found(false, poll, "held by somebody; %s", queue(waiting))
-	case l.proc.Initial():
+	default:
+		return false
+	}
+	return true
+}
+
+// unlockedLong is for a table of several pages, whose reads may have passed over a
+// lock: then nobody must have a descriptor with it either, and where not all
+// descriptors can be looked at the table must not change.
+func (l *look) unlockedLong(t *lockTable, s *sight) {
+	r, err := locks.Of(context.Background(), l.proc, s.fd)
+	switch {
+	case err != nil:
+		l.found(false, poll, "locks cannot be seen: %v", err)
+	case len(r.Holders) > 0:
+		l.found(false, poll, "held by process %d (%s)", r.Holders[0].PID, r.Holders[0].Comm)
+	case len(r.Unseen) > 0:
+		l.found(false, poll, "held by somebody")
+	case r.Free() || t.steady:
 		l.found(true, poll, "nobody holds it")
 	default:
-		l.unlockedInside(path, s)
+		l.found(false, poll, "it cannot be told now: there are so many locks that /proc/locks gives them in several parts, they come and go between these, and %s", strings.Join(r.Incomplete, "; "))
 	}
 }
 
@@ -137,6 +223,13 @@ func (l *look) unlockedInside(path string, s *sight) {
 	case len(r.Unseen) > 0:
 		l.found(false, poll, "held by somebody")
 	default:
+		// That processes outside are not seen does not matter here.
+		for _, why := range r.Incomplete {
+			if !strings.HasPrefix(why, "processes outside of this PID namespace") {
+				l.found(false, poll, "whether somebody holds it cannot be told: %s", why)
+				return
+			}
+		}
 		l.found(true, poll, "nobody holds it")
 	}
 }

@@ -168,3 +168,62 @@ func TestLockWithoutProc(t *testing.T) {
 		r.holds()
 	})
 }
+
+// A table of locks that is longer than a page comes in parts, and while others give
+// up locks a part may leave out what is held. That is not free.
+func TestLockInTornTable(t *testing.T) {
+	testenv.Need(t, initial)
+	d := t.TempDir()
+	start(t, "SLASHRUN_TEST_ROLE=many", "SLASHRUN_TEST_FILE="+d+"/held")
+	start(t, "SLASHRUN_TEST_ROLE=many", "SLASHRUN_TEST_FILE="+d+"/churn", "SLASHRUN_TEST_KIND=churn")
+	var texts []string
+	inodes := map[uint64]bool{}
+	for i := range 100 {
+		path := d + "/held" + itoa(i)
+		texts = append(texts, "lock:"+path)
+		var st syscall.Stat_t
+		must(t, syscall.Stat(path, &st))
+		inodes[st.Ino] = true
+	}
+	p, err := process.Open()
+	must(t, err)
+	defer p.Close()
+	torn := 0
+	for range 100 { // 10,000 looks
+		table := lockTable{whole: true}
+		table.read(p)
+		must(t, table.err)
+		seen := map[uint64]bool{}
+		for _, k := range table.list {
+			seen[k.Ino] = true
+		}
+		for ino := range inodes {
+			if !seen[ino] {
+				torn++
+				break
+			}
+		}
+		r := begin(t, Options{Any: true}, texts...)
+		<-r.done
+		must(t, r.err)
+		if r.report.Met {
+			for _, c := range r.report.Conditions {
+				if c.Holds {
+					t.Errorf("%+v", c)
+				}
+			}
+			return
+		}
+	}
+	t.Logf("%d of 100 single reads were torn", torn)
+}
+
+// With more than a page of locks that nobody touches, free is told.
+func TestLockInLongTable(t *testing.T) {
+	testenv.Need(t, initial)
+	d := t.TempDir()
+	start(t, "SLASHRUN_TEST_ROLE=many", "SLASHRUN_TEST_FILE="+d+"/held")
+	must(t, os.WriteFile(d+"/free", nil, 0o600))
+	begin(t, forever(Options{}), "lock:"+d+"/free").holds()
+	says(t, "lock:"+d+"/held7", false, "held by process ")
+}

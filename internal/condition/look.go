@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/slashrun/slashrun/internal/linux"
-	"github.com/slashrun/slashrun/internal/locks"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
 	"github.com/slashrun/slashrun/internal/sockdiag"
@@ -102,7 +101,7 @@ func (l *look) run() finding {
 	case User:
 		l.user(c.Operand)
 	}
-	if l.f.pace == told && l.f.blind != "" {
+	if l.f.blind != "" { // whatever changes may be no event
 		l.f.pace = poll
 	}
 	return l.f
@@ -168,9 +167,8 @@ type shared struct {
 	mounts *mountCache
 
 	mu        sync.Mutex
-	lockLines []locks.Lock
-	lockErr   error
-	lockDone  bool
+	table     *lockTable
+	tableDone bool
 
 	sockets    []sockdiag.Socket
 	socketsErr error
@@ -202,15 +200,20 @@ func (c *mountCache) read(p *process.Proc) ([]mounts.Mount, error) {
 	return table, nil
 }
 
-// locks are the lines of /proc/locks.
-func (s *shared) locks(p *process.Proc) ([]locks.Lock, error) {
+// locks is the table of locks: read once, or with more as often as it takes to call
+// something free.
+func (s *shared) locks(p *process.Proc, more bool) *lockTable {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.lockDone {
-		s.lockDone = true
-		s.lockLines, s.lockErr = readLocks(p)
+	if s.table == nil {
+		s.table = &lockTable{whole: true}
+		s.table.read(p)
 	}
-	return s.lockLines, s.lockErr
+	if more && !s.tableDone {
+		s.tableDone = true
+		s.table.more(p)
+	}
+	return s.table
 }
 
 // dump is the list of the unix sockets of this network namespace.

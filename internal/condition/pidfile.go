@@ -51,7 +51,11 @@ func (l *look) pidfile(path string) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		l.found(false, settle, "%v", err)
+		if errors.Is(err, syscall.ENOENT) { // and that it comes is an event
+			l.found(false, settle, "%v", err)
+		} else {
+			l.found(false, poll, "%v", err)
+		}
 		return
 	}
 	switch {

@@ -19,8 +19,11 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // done, and ends in the way that it was told when its standard input does.
 func role() int {
 	path := os.Getenv("SLASHRUN_TEST_FILE")
-	if os.Getenv("SLASHRUN_TEST_ROLE") == "few" {
+	switch os.Getenv("SLASHRUN_TEST_ROLE") {
+	case "few":
 		return few(path)
+	case "many":
+		return many(path)
 	}
 	fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDWR|linux.O_CREAT, 0o600)
 	if err != nil {
@@ -99,5 +102,44 @@ func few(dir string) int {
 		return 1
 	}
 	fmt.Println("enough")
+	return 0
+}
+
+// many takes a lock on each of many files, and with KIND churn gives them up and
+// takes them again all the time.
+func many(prefix string) int {
+	churn := os.Getenv("SLASHRUN_TEST_KIND") == "churn"
+	n := 150
+	if churn {
+		n = 200
+	}
+	var fds []int
+	for i := range n {
+		fd, err := linux.Openat(linux.AT_FDCWD, prefix+itoa(i), linux.O_RDWR|linux.O_CREAT, 0o666)
+		if err == nil {
+			err = linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB)
+		}
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fds = append(fds, fd)
+	}
+	fmt.Println("done")
+	end := make(chan struct{})
+	go func() { io.Copy(io.Discard, os.Stdin); close(end) }()
+	for churn {
+		for _, op := range []int{linux.LOCK_UN, linux.LOCK_EX} {
+			for _, fd := range fds {
+				linux.Flock(fd, op)
+			}
+		}
+		select {
+		case <-end:
+			return 0
+		default:
+		}
+	}
+	<-end
 	return 0
 }

@@ -107,19 +107,25 @@ func (l *look) listed(c Condition, s *sight, denied error) {
 		l.found(false, poll, "no permission to ask the socket (%v), and the kernel gives no list of sockets", denied)
 		return
 	}
-	for i := range list {
+	bound, datagram := false, false
+	for i := range list { // every accepted connection has the path and inode, too
 		k := &list[i]
 		if !k.File.Is(s.mount.Major, s.mount.Minor, s.st.Ino) {
 			continue
 		}
-		switch {
-		case k.State == sockdiag.Listening:
+		if k.State == sockdiag.Listening {
 			l.found(true, poll, "somebody listens")
-		case k.Type == syscall.SOCK_DGRAM:
-			l.found(true, poll, "a datagram socket is bound")
-		default:
-			l.found(false, poll, "somebody is bound but does not listen")
+			return
 		}
+		bound = true
+		datagram = datagram || k.Type == syscall.SOCK_DGRAM
+	}
+	switch {
+	case datagram:
+		l.found(true, poll, "a datagram socket is bound")
+		return
+	case bound:
+		l.found(false, poll, "somebody is bound but does not listen")
 		return
 	}
 	l.found(false, poll, "no permission to ask the socket (%v), and nobody of this network namespace is bound to it", denied)

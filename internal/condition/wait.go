@@ -302,7 +302,7 @@ func (w *waiter) settle(c *waiting, f finding, now time.Time) {
 	if f.note != "" {
 		w.note(f.note)
 	}
-	if w.watches.fd < 0 && f.pace == told && f.dial == nil {
+	if w.watches.fd < 0 && f.dial == nil {
 		c.f.pace = poll
 	}
 	if w.schedule(c, now); changed {

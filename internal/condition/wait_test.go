@@ -170,3 +170,19 @@ func TestNoDescriptors(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Where no event comes, what an earlier run left behind is looked at again and again:
+// somebody may come who makes it anew.
+func TestLeftoverWithoutInotify(t *testing.T) {
+	testenv.Need(t, testenv.NonRoot)
+	d := t.TempDir() + "/unwatched"
+	mkdirs(t, d)
+	must(t, os.Chmod(d, 0o300)) // which inotify refuses
+	t.Cleanup(func() { os.Chmod(d, 0o700) })
+	orphan(t, d+"/s")
+	r := begin(t, forever(Options{Any: true}), "connect:"+d+"/s", "path:"+d+"/never")
+	r.polls(15) // past the longest pace
+	must(t, os.Remove(d+"/s"))
+	must(t, syscall.Listen(socket(t, d+"/s", syscall.SOCK_STREAM), 5))
+	r.holds()
+}
