@@ -227,3 +227,30 @@ func TestLockInLongTable(t *testing.T) {
 	begin(t, forever(Options{}), "lock:"+d+"/free").holds()
 	says(t, "lock:"+d+"/held7", false, "held by process ")
 }
+
+// Who opens and closes a file that is waited for causes an event each time, and may
+// do so without any right to what the one who waits does: that keeps nobody busy.
+func TestEventsKeepNobodyBusy(t *testing.T) {
+	testenv.Need(t, initial)
+	path := t.TempDir() + "/lock"
+	must(t, os.WriteFile(path, nil, 0o644))
+	fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDWR, 0)
+	must(t, err)
+	defer linux.Close(fd)
+	must(t, linux.Flock(fd, linux.LOCK_EX|linux.LOCK_NB))
+	r := begin(t, forever(Options{}), "lock:"+path)
+	r.polls(12)
+	const events = 50_000
+	for range events {
+		fd, err := linux.Openat(linux.AT_FDCWD, path, linux.O_RDONLY, 0)
+		must(t, err)
+		linux.Close(fd)
+	}
+	r.cancel()
+	<-r.done
+	c := r.report.Conditions[0]
+	if most := int(r.report.Elapsed/breath) + int(r.report.Elapsed/slowest) + 20; c.Looks > most {
+		t.Errorf("%d looks in %v, %d would be right", c.Looks, r.report.Elapsed, most)
+	}
+	t.Logf("%d looks at %d events in %v", c.Looks, events, r.report.Elapsed)
+}

@@ -21,6 +21,7 @@ type batch struct {
 	turn  int // of the goroutine that may take the next look
 	begun time.Time
 	left  int // looks that have not ended
+	cost  time.Duration
 }
 
 // begin starts the looks that are due.
@@ -28,14 +29,15 @@ func (w *waiter) begin(now time.Time) {
 	if w.batch != nil && !w.batch.taken() {
 		return // the loop turns again when it has ended
 	}
+	w.retire(now)
 	var list []*look
 	b := &batch{w: w}
 	b.shared.mounts = &w.mounts
 	for _, c := range w.list {
-		if c.running || !c.dirty && (c.due.IsZero() || now.Before(c.due)) {
+		if at, ok := w.at(c); c.running || !ok || now.Before(at) {
 			continue
 		}
-		c.dirty, c.running, c.stuck, c.begun, c.asked, c.due = false, true, false, now, now, time.Time{}
+		c.dirty, c.confirm, c.running, c.stuck, c.begun, c.asked, c.due = false, false, true, false, now, now, time.Time{}
 		c.log, c.logFull = nil, false
 		if c.literal.IsValid() {
 			w.dial(c, &dial{addrs: []netip.Addr{c.literal}}, now)
@@ -58,6 +60,17 @@ func (w *waiter) begin(now time.Time) {
 	b.list, b.left, b.begun = list, len(list), now
 	w.batch = b
 	w.run1(b, 0)
+}
+
+// at is when to look at c, if at all.
+func (w *waiter) at(c *waiting) (time.Time, bool) {
+	switch {
+	case c.confirm || !c.known:
+		return time.Time{}, true
+	case c.dirty:
+		return w.rest, true
+	}
+	return c.due, !c.due.IsZero()
 }
 
 // run1 starts the goroutine that has the turn.
@@ -91,9 +104,14 @@ func (b *batch) run(turn int) {
 		b.next++
 		b.begun = time.Now()
 		b.mu.Unlock()
+		begun := time.Now()
 		f := l.run()
+		took := time.Since(begun)
 		b.mu.Lock()
 		b.left--
+		if b.turn == turn {
+			b.cost += took
+		}
 		last := b.left == 0 || b.turn != turn
 		b.mu.Unlock()
 		b.w.deliver(result{l.c, f}, last || f.holds)
@@ -108,6 +126,18 @@ func (w *waiter) deliver(r result, rouse bool) {
 	if rouse {
 		w.rouse()
 	}
+}
+
+// retire takes note of what a batch cost whose looks have ended, or hang.
+func (w *waiter) retire(now time.Time) {
+	if w.batch == nil {
+		return
+	}
+	w.batch.mu.Lock()
+	cost := w.batch.cost
+	w.batch.mu.Unlock()
+	w.rest = now.Add(min(max(share*cost, breath), slowest))
+	w.batch = nil
 }
 
 // taken reports whether no look of the batch waits for its turn, and none but hung
@@ -128,7 +158,7 @@ func (w *waiter) pass(now time.Time) {
 	b.mu.Lock()
 	if b.left == 0 {
 		b.mu.Unlock()
-		w.batch = nil
+		w.retire(now)
 		return
 	}
 	if b.turn < 0 || now.Sub(b.begun) < hung || b.next == 0 {
@@ -182,10 +212,12 @@ func (w *waiter) until(now time.Time) int64 {
 		case c.try != nil:
 			earlier(c.try.until)
 		case c.running:
-		case c.dirty && free:
-			return 0
 		case free:
-			earlier(c.due)
+			if at, ok := w.at(c); ok && at.IsZero() {
+				return 0
+			} else if ok {
+				earlier(at)
+			}
 		}
 	}
 	if end.IsZero() {
@@ -262,7 +294,7 @@ func (w *waiter) touch(c *waiting) {
 	case c.running:
 		c.logFull = true // the look may have been too early
 	default:
-		c.dirty, c.delay = true, 0
+		c.dirty = true
 	}
 }
 
@@ -298,6 +330,9 @@ func (w *waiter) events() {
 // remounted is for a mount or an unmount: any path may lead elsewhere.
 func (w *waiter) remounted() {
 	for _, c := range w.list {
+		if c.Kind == User && c.known && c.f.most == nameService {
+			continue // mounts are no reason to ask a name service; it is asked every so often
+		}
 		w.touch(c)
 	}
 }

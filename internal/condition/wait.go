@@ -89,6 +89,7 @@ type waiting struct {
 	stuck     bool      // and has not answered for long
 	try       *try
 	dirty     bool // an event says that f may be out of date
+	confirm   bool // all held, and whether f still does is asked at once
 	log       []linux.InotifyEvent
 	logFull   bool
 	due       time.Time // of the next look where nothing tells; zero for none
@@ -97,7 +98,9 @@ type waiting struct {
 }
 
 const (
-	quickest  = time.Millisecond        // after an event or a failure, before the next look
+	quickest  = time.Millisecond        // after a failure, before the next look
+	breath    = 10 * time.Millisecond   // between the looks that events cause, at least
+	share     = 4                       // and how many times as long as those took
 	slowest   = 1024 * time.Millisecond // between two looks where nothing tells
 	hung      = 250 * time.Millisecond  // after which others no longer wait for a look
 	fresh     = 100 * time.Millisecond  // how far apart the answers of one round may be that count at the end
@@ -124,6 +127,9 @@ type waiter struct {
 	turned bool // a result came that the loop has not seen yet
 
 	batch *batch // whose looks run, nil for none
+	// rest is until when events cause no look: who may cause events must not keep us
+	// busy with them.
+	rest time.Time
 
 	mu      sync.Mutex
 	users   int // the loop and the looks under way
@@ -292,6 +298,9 @@ func (w *waiter) collect(now time.Time) {
 func (w *waiter) settle(c *waiting, f finding, now time.Time) {
 	w.turned = true
 	held, known := c.f.holds, c.known
+	if c.f.holds != f.holds || c.f.why != f.why {
+		c.delay = 0 // it is in the making
+	}
 	c.f.closePidfd()
 	c.f, c.known, c.answered = f, true, now
 	c.running, c.stuck, c.try = false, false, nil
@@ -372,17 +381,18 @@ func (w *waiter) met(now time.Time) bool {
 		case c.dirty || c.running:
 			done = false
 		case !w.counts(c):
-			c.dirty, done = true, false
+			c.dirty, c.confirm, done = true, true, false
 		}
 	}
 	return done
 }
 
-// counts reports whether what was found of c still counts at the end: the kernel
-// would have told of a change, or it was found out when the last condition was
-// found to hold or later, or by the same round of looks and hardly before.
+// counts reports whether what was found of c still counts at the end: it was found
+// out when the last condition was found to hold or later, or by the same round of
+// looks and hardly before. (That the kernel told of no change is not enough: what it
+// tells may lie in a queue that was not read yet.)
 func (w *waiter) counts(c *waiting) bool {
-	return c.f.pace == told || !c.answered.Before(w.confirm) ||
+	return !c.answered.Before(w.confirm) ||
 		c.asked.Equal(w.last.asked) && w.confirm.Sub(c.answered) < fresh
 }
 
