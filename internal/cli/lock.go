@@ -126,12 +126,16 @@ type lockRun struct {
 	fd       int // unless file or name
 	command  []string
 	found    child.Found
+	looks    looks
 }
 
 func runLock(ctx context.Context, env *Env, args []string) int {
 	// Called as flock there is no list, and a file of that name is a file.
 	if len(args) > 0 && args[0] == "list" && env.Prog == "slashrun" {
 		return runLockList(ctx, env, args[1:])
+	}
+	if request, ok := lookRequest(args); ok {
+		return runLook(ctx, env, request)
 	}
 	r := &lockRun{env: env, conflict: exitLockHeld, limit: flock.Forever, fd: -1}
 	if len(args) == 0 {

@@ -155,7 +155,7 @@ func (r *lockRun) take(f *flock.File) (code int, ok bool) {
 		return ExitOK, true
 	case errors.Is(err, flock.ErrHeld), errors.Is(err, flock.ErrTimeout):
 		if r.verbose {
-			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, visible(holders(context.Background(), f)))
+			r.env.Errorf("no lock on %s: %v; %s", r.subject(), err, r.holders(context.Background(), f, lookAtExit))
 		}
 		return r.conflict, false
 	case f.Fd() < 0 && len(r.command) > 0: // it was removed, and the next one is not to be had
@@ -167,18 +167,10 @@ func (r *lockRun) take(f *flock.File) (code int, ok bool) {
 
 // report says who holds the lock for which f waits.
 func (r *lockRun) report(ctx context.Context, f *flock.File) {
-	who := holders(ctx, f)
+	who := r.holders(ctx, f, lookMeantime)
 	if ctx.Err() == nil {
-		r.env.Errorf("waiting for %s: %s", r.subject(), visible(who))
+		r.env.Errorf("waiting for %s: %s", r.subject(), who)
 	}
-}
-
-func holders(ctx context.Context, f *flock.File) string {
-	h, err := f.Holders(ctx)
-	if err != nil {
-		return fmt.Sprintf("who holds it cannot be told: %v", err)
-	}
-	return h.String()
 }
 
 // start runs the command, or becomes it.
@@ -192,6 +184,7 @@ func (r *lockRun) start(f *flock.File) int {
 	}
 	var err error
 	if r.noFork {
+		r.looks.Lock() // until the last one has ended
 		err = child.Become(c)
 	} else {
 		var pid, status int

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/testenv"
 )
 
@@ -192,7 +194,8 @@ func TestWait(t *testing.T) {
 	done := make(chan error)
 	go func() {
 		done <- waiter.Lock(Wait{Limit: time.Hour, Every: time.Millisecond, Report: func(ctx context.Context) {
-			_, err := waiter.Holders(ctx)
+			request, _ := waiter.Request()
+			_, err := Look(ctx, request, -1)
 			select {
 			case reported <- err:
 			default:
@@ -359,6 +362,78 @@ func TestNameThatOthersCanOpen(t *testing.T) {
 		}
 		if f != nil {
 			f.Close()
+		}
+	}
+}
+
+// What is told of a file is who holds it: by its path, by a name, by a descriptor, and
+// not to whom it is told.
+func TestLook(t *testing.T) {
+	dir := t.TempDir()
+	byPath, err := Open(dir+"/a file", Options{Shared: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer byPath.Close()
+	byName, err := OpenName(dir, "a file", uint32(os.Geteuid()), Options{Record: true, Start: 3, Length: 4})
+	if err != nil {
+		err = errors.Join(os.Chmod(dir, 0o700), os.Chmod(dir+"/a file", 0o600))
+		if byName, err = OpenName(dir, "a file", uint32(os.Geteuid()), Options{Record: true, Start: 3, Length: 4}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer byName.Close()
+	fd, err := syscall.Open(dir+"/a file", syscall.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	byDescriptor, err := OfDescriptor(fd, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// cat holds what it inherits.
+	holder, err := os.OpenFile(dir+"/a file", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := linux.Flock(int(holder.Fd()), linux.LOCK_EX|linux.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.ExtraFiles = []*os.File{holder}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	holder.Close()
+	for name, f := range map[string]*File{"path": byPath, "name": byName, "descriptor": byDescriptor} {
+		request, fd := f.Request()
+		if fd >= 0 {
+			if fd, err = syscall.Dup(fd); err != nil {
+				t.Fatal(err)
+			}
+			defer func(fd int) {
+				if _, err := linux.StatusFlags(fd); !errors.Is(err, syscall.EBADF) {
+					t.Errorf("%s: descriptor %d was not closed", name, fd)
+				}
+			}(fd)
+		}
+		h, err := Look(t.Context(), request, fd)
+		want := 1
+		if name == "name" { // asks for another kind of lock
+			want = 0
+		}
+		if err != nil || len(h.Processes) != want || want == 1 && h.Processes[0].PID != cmd.Process.Pid {
+			t.Errorf("%s: %+v, %v; want %d process, %d", name, h, err, want, cmd.Process.Pid)
+		}
+		if _, err := Look(t.Context(), "nonsense", -1); err == nil {
+			t.Error("nonsense is a request")
 		}
 	}
 }

@@ -2,6 +2,7 @@ package flock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -26,7 +27,7 @@ type Holder struct {
 	Since time.Time
 }
 
-// Holders is who held the lock at some moment while [File.Holders] looked.
+// Holders is who held the lock at some moment while [Look] looked.
 type Holders struct {
 	// Processes hold the lock, each once; all of those that share the open file.
 	Processes []Holder
@@ -104,21 +105,65 @@ func clean(s string) string {
 	}, s)
 }
 
-// Holders looks for who holds locks on the file that the wished-for one conflicts
-// with: it reads the descriptors of all processes, which takes milliseconds, and is
-// for messages. It may be called while Lock waits, from a Report too. Without /proc
-// it is an error.
-func (f *File) Holders(ctx context.Context) (*Holders, error) {
-	fd := f.fd
-	if f.path != "" {
-		// Lock may be about to close the descriptor and open another.
-		var err error
-		fd, err = linux.Openat(f.dir, f.path, linux.O_PATH|f.nofollow(), 0)
-		if err != nil {
-			return nil, err
-		}
-		defer linux.Close(fd)
+// Request is what [Look] is to be told about the lock, and the descriptor that it is
+// to have beside it, -1 for none.
+func (f *File) Request() (request string, fd int) {
+	o := &f.opts
+	fd = f.dir
+	if f.path == "" {
+		fd = f.fd
+	} else if fd == linux.AT_FDCWD {
+		fd = -1
 	}
+	return fmt.Sprintf("%d %t %t %d %d %t %s", os.Getpid(), o.Shared, o.Record, o.Start, o.Length, f.follow != 0, f.path), fd
+}
+
+// Look looks for who holds locks that the one of a [File.Request] conflicts with: it
+// reads the descriptors of all processes, which takes milliseconds, and is for
+// messages. fd is the request's descriptor; it is closed. Without /proc it is an
+// error.
+//
+// Look in a process that nobody depends on. Whoever follows the links of a process in
+// /proc may be held up for as long as it pleases a file server: by one that is in
+// execve(2), and closes a file that does not answer. A thread that hangs so can keep
+// the whole process from ending, whatever signal it gets, and with the process
+// everybody who waits for it. So the caller starts a process that does it, and kills
+// and leaves it at a time limit. A lock that is inherited must not stay open in that
+// one: of the descriptor there is at once no more than O_PATH, and all others have to
+// be closed before.
+func Look(ctx context.Context, request string, fd int) (*Holders, error) {
+	var o Options
+	var asker int
+	var nofollow bool
+	fields := strings.SplitN(request, " ", 7)
+	if len(fields) != 7 {
+		return nil, errors.New("no request")
+	}
+	if _, err := fmt.Sscan(strings.Join(fields[:6], " "), &asker, &o.Shared, &o.Record, &o.Start, &o.Length, &nofollow); err != nil {
+		return nil, err
+	}
+	dir, path, flags := fd, fields[6], linux.O_PATH
+	if path == "" {
+		dir, path = linux.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd)
+	} else if fd < 0 {
+		dir = linux.AT_FDCWD
+	}
+	if nofollow {
+		flags |= linux.O_NOFOLLOW
+	}
+	file, err := linux.Openat(dir, path, flags, 0)
+	if fd >= 0 {
+		linux.Close(fd)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer linux.Close(file)
+	return o.holders(ctx, file, asker)
+}
+
+// holders looks for those who keep asker from the lock on the file that is open as fd.
+func (o *Options) holders(ctx context.Context, fd, asker int) (*Holders, error) {
 	p, err := process.Open()
 	if err != nil {
 		return nil, err
@@ -130,9 +175,8 @@ func (f *File) Holders(ctx context.Context) (*Holders, error) {
 	}
 	h := &Holders{Incomplete: r.Incomplete}
 	known := map[int]int{}
-	self := os.Getpid()
 	for _, x := range r.Holders {
-		if x.PID == self || !f.opts.conflicts(&x.Lock) {
+		if x.PID == asker || !o.conflicts(&x.Lock) {
 			continue
 		}
 		i, ok := known[x.PID]
@@ -148,16 +192,9 @@ func (f *File) Holders(ctx context.Context) (*Holders, error) {
 	}
 	h.Unseen = len(h.Processes) == 0 && len(r.Incomplete) > 0
 	for _, u := range r.Unseen {
-		h.Unseen = h.Unseen || len(h.Processes) == 0 && f.opts.conflicts(&u)
+		h.Unseen = h.Unseen || len(h.Processes) == 0 && o.conflicts(&u)
 	}
 	return h, nil
-}
-
-func (f *File) nofollow() int {
-	if f.follow != 0 {
-		return linux.O_NOFOLLOW
-	}
-	return 0
 }
 
 // conflicts reports whether x is a lock of the kind and the bytes that we want,

@@ -47,6 +47,17 @@ func isFree(t *testing.T, path, when string) {
 	}
 }
 
+// sleepsIn reports whether a thread of a process is in a system call.
+func sleepsIn(pid, call int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	for _, name := range tasks {
+		if text, _ := os.ReadFile(name); strings.HasPrefix(string(text), fmt.Sprintf("%d ", call)) {
+			return true
+		}
+	}
+	return false
+}
+
 // Between the end of its time and its own end nothing is granted on a descriptor that
 // the shell keeps. What holds it up there is a full pipe, to which it writes who
 // holds the lock.
@@ -70,7 +81,12 @@ func TestTimeoutNeverLocksADescriptor(t *testing.T) {
 	cmd := onDescriptor(t, shells, w, "--verbose", "-w", "2", "-E", "9")
 	w.Close()
 	waiting(t, path, 1)
-	waiting(t, path, 0) // its time is over, and it cannot say so
+	// Its time is over, and it cannot say so. (A line of /proc/locks may be missing
+	// while others' come and go.)
+	until(t, "nobody waits", func() bool {
+		_, n := locksOf(t, path)
+		return n == 0 && !sleepsIn(cmd.Process.Pid, syscall.SYS_FLOCK)
+	})
 	if dead(cmd.Process.Pid) {
 		t.Fatal("it has ended: the test tests nothing")
 	}
