@@ -15,8 +15,14 @@ import (
 // of it.
 //
 // What was ignored when the process began, as far as found has it, stays so, here
-// and in the programs that are started.
+// and in the programs that are started. SIGQUIT is taken to have been ignored where
+// SIGINT was: the runtime hides the one and keeps the other, and a shell without job
+// control ignores both for what it runs in the background (POSIX, Shell Command
+// Language, 2.11), which must not end when the terminal's user quits something else.
 func (f *Found) Plain() error {
+	if f.ignored.Has(syscall.SIGINT) {
+		f.ignored = f.ignored.With(syscall.SIGQUIT)
+	}
 	for sig := syscall.Signal(1); sig <= linux.NumSignals; sig++ {
 		if f.ignored.Has(sig) {
 			// By the runtime, or a child would begin with the default.

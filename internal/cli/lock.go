@@ -134,8 +134,8 @@ func runLock(ctx context.Context, env *Env, args []string) int {
 	if len(args) > 0 && args[0] == "list" && env.Prog == "slashrun" {
 		return runLockList(ctx, env, args[1:])
 	}
-	if request, ok := lookRequest(args); ok {
-		return runLook(ctx, env, request)
+	if request, fd, ok := lookRequest(args); ok {
+		return runLook(ctx, env, request, fd)
 	}
 	r := &lockRun{env: env, conflict: exitLockHeld, limit: flock.Forever, fd: -1}
 	if len(args) == 0 {

@@ -24,8 +24,12 @@ const (
 )
 
 // lookOption has this program tell who holds a lock, and is for itself alone: see
-// flock.Look. It is an option so that no FILE can have its name.
-const lookOption = "--look-for-holders="
+// flock.Look. It is an option so that no FILE can have its name. With lookOption3 the
+// request's descriptor is 3; else that is anybody's.
+const (
+	lookOption  = "--look-for-holders="
+	lookOption3 = "--look-for-holders-of-3="
+)
 
 // looks are the looks for holders of one run.
 type looks struct {
@@ -64,10 +68,12 @@ func (r *lockRun) look(ctx context.Context, f *flock.File) (string, error) {
 	// A new process may have no descriptor 0, 1 or 2 but the pipe: what it inherited
 	// from us could be somebody's lock or terminal, and it may stay for long.
 	files := []uintptr{out.Fd(), out.Fd(), out.Fd()}
+	option := lookOption
 	if fd >= 0 {
 		files = append(files, uintptr(fd))
+		option = lookOption3
 	}
-	argv := []string{"slashrun", "lock", lookOption + request}
+	argv := []string{"slashrun", "lock", option + request}
 	pid, err := linux.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{Env: r.env.Environ, Files: files})
 	out.Close()
 	if err != nil {
@@ -114,11 +120,7 @@ func reap(pid int) (syscall.WaitStatus, error) {
 }
 
 // runLook is the other side of look.
-func runLook(ctx context.Context, env *Env, request string) int {
-	fd := -1
-	if cloexec, err := linux.CloseOnExecSet(3); err == nil && !cloexec {
-		fd = 3
-	}
+func runLook(ctx context.Context, env *Env, request string, fd int) int {
 	if err := closeInherited(fd); err != nil {
 		fmt.Fprintf(env.Stdout, "%v", err)
 		return ExitUsage
@@ -152,10 +154,14 @@ func closeInherited(but int) error {
 	return nil
 }
 
-// lookRequest is the request of a command line that is one.
-func lookRequest(args []string) (string, bool) {
+// lookRequest is the request of a command line that is one, and its descriptor.
+func lookRequest(args []string) (request string, fd int, ok bool) {
 	if len(args) != 1 {
-		return "", false
+		return "", -1, false
 	}
-	return strings.CutPrefix(args[0], lookOption)
+	if request, ok = strings.CutPrefix(args[0], lookOption); ok {
+		return request, -1, true
+	}
+	request, ok = strings.CutPrefix(args[0], lookOption3)
+	return request, 3, ok
 }

@@ -125,7 +125,7 @@ func TestNoProc(t *testing.T) {
 		status(t, 1, "", flock, "-n", "/run/F", "true")
 		// Where the kernel lets us we have a /proc of our own, which nobody else sees.
 		status(t, 9, "no lock on /run/F", flock, "-n", "-E", "9", "--verbose", "/run/F", "true")
-		status(t, 1, "waiting for /run/F", flock, "-w", "0.05", "--report", "0.01", "/run/F", "true")
+		status(t, 1, "waiting for /run/F", flock, "-w", "2", "--report", "0.01", "/run/F", "true")
 		release()
 		for _, args := range [][]string{nil, {"-F"}, {"-o"}, {"--fcntl"}, {"--fair"}, {"-w", "1"}} {
 			status(t, 7, "ran", append(append([]string{flock}, args...), "/run/F", "sh", "-c", "echo ran; exit 7")...)
@@ -276,7 +276,7 @@ func TestUnderSeccomp(t *testing.T) {
 				}
 				hold(t, path, linux.LOCK_EX)
 				status(t, 1, "held by process", flock, "-n", "--verbose", path, "true")
-				status(t, 1, "held by process", flock, "-w", "0.05", "--report", "0.01", path, "true")
+				status(t, 1, "held by process", flock, "-w", "2", "--report", "0.01", path, "true")
 			})
 		})
 	}

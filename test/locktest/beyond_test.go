@@ -150,6 +150,10 @@ func TestVerboseNamesTheHolder(t *testing.T) {
 			t.Errorf("%v: status %d, output %q, error %q, want %q", args, status, out, diag, who)
 		}
 	}
+	// Whatever else was inherited.
+	if _, _, diag := runs(t, dir, nil, "sh", "-c", "exec 3</dev/null 5<.; exec "+flock+" -n --verbose F true"); !strings.Contains(diag, who) {
+		t.Errorf("with descriptors 3 and 5: %q", diag)
+	}
 	if status, out, diag := runs(t, dir, nil, flock, "-n", "F", "true"); status != 1 || out+diag != "" {
 		t.Errorf("without --verbose: status %d, %q", status, out+diag)
 	}

@@ -208,3 +208,36 @@ func TestStoppedWhileWaiting(t *testing.T) {
 		})
 	}
 }
+
+// What a shell without job control runs in the background ignores SIGINT and SIGQUIT:
+// neither ends the wait, and the command has both ignored.
+func TestInTheBackground(t *testing.T) {
+	try := func(t *testing.T, flock []string, args ...string) string {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "F")
+		release := hold(t, path, linux.LOCK_EX)
+		var out buffer
+		cmd := exec.Command("/bin/sh", append([]string{"-c", `"$@" & echo $!; wait $!; echo $?`, "sh"}, append(append(flock, args...), "F", "grep", "SigIgn", "/proc/self/status")...)...)
+		cmd.Dir, cmd.Stdout = dir, &out
+		must(t, cmd.Start())
+		waiting(t, path, 1)
+		until(t, "its number is told", func() bool { return strings.Contains(out.String(), "\n") })
+		line, _, _ := strings.Cut(out.String(), "\n")
+		pid, err := strconv.Atoi(line)
+		must(t, err)
+		for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGINT} {
+			must(t, syscall.Kill(pid, sig))
+			handled(t, pid, sig)
+		}
+		release()
+		_ = cmd.Wait()
+		_, rest, _ := strings.Cut(out.String(), "\n")
+		return rest
+	}
+	for _, args := range [][]string{nil, {"-w", "100"}, {"-F"}} {
+		want, got := try(t, reference(t), args...), try(t, ours(t), args...)
+		if want != got || !strings.HasSuffix(got, "\n0\n") {
+			t.Errorf("%v: flock %q, ours %q", args, want, got)
+		}
+	}
+}
