@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,7 +172,17 @@ func (r *whyRun) tree(i *origin.Inspector, p string) bool {
 	return i.IsDirectory(p)
 }
 
+// atOnce is how many paths are looked at in one go: each is held by two descriptors, and
+// 1024 are a usual limit.
+const atOnce = 200
+
 func (r *whyRun) objects(ctx context.Context, w *bufio.Writer, i *origin.Inspector, paths []string) {
+	for some := range slices.Chunk(paths, atOnce) {
+		r.some(ctx, w, i, some)
+	}
+}
+
+func (r *whyRun) some(ctx context.Context, w *bufio.Writer, i *origin.Inspector, paths []string) {
 	reports, err := i.Look(ctx, paths...)
 	if err != nil {
 		r.fail("%v", err)

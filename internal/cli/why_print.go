@@ -122,12 +122,12 @@ func makerText(m *origin.Maker) string {
 	case origin.ByUnit:
 		text = Quote(m.Unit) + ": " + Quote(m.Text)
 	case origin.ByPackage:
+		if m.Package == nil { // several have it
+			return m.Text
+		}
 		text = "package " + Quote(m.Package.String())
 		if m.Package.DivertedBy != "" {
 			text += ", moved here by " + Quote(m.Package.DivertedBy)
-		}
-		if m.Text != "" && strings.HasPrefix(m.Text, "of ") {
-			text += " (" + m.Text + ")"
 		}
 		return text
 	case origin.ByProcess:

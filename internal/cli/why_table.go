@@ -68,9 +68,9 @@ func (r *whyRun) tableRow(w *bufio.Writer, o *origin.Report, width int) {
 	if r.colour {
 		verdict = verdictStyle(o.Verdict).Wrap(verdict)
 	}
-	name := Quote(o.Path)
+	name := oneWord(o.Path)
 	if o.Link != nil {
-		name += " -> " + Quote(o.Link.Target)
+		name += " -> " + oneWord(o.Link.Target)
 	}
 	w.WriteString(verdict)
 	w.WriteString(pad)
@@ -83,6 +83,15 @@ func (r *whyRun) tableRow(w *bufio.Writer, o *origin.Report, width int) {
 	if r.verbose && o.Why() != "" {
 		fmt.Fprintf(w, "             %s\n", Quote(o.Why()))
 	}
+}
+
+// oneWord is Quote that also quotes blanks, with which a name could draw columns of its
+// own.
+func oneWord(name string) string {
+	if q := Quote(name); q != name || !strings.Contains(name, " ") {
+		return q
+	}
+	return strconv.Quote(name)
 }
 
 // cell writes a column behind another. There may be a hundred thousand.
@@ -124,7 +133,9 @@ func tableMaker(o *origin.Report) string {
 	case origin.ByUnit:
 		text = Quote(m.Unit)
 	case origin.ByPackage:
-		text = Quote(m.Package.Package)
+		if text = m.Text; m.Package != nil {
+			text = Quote(m.Package.Package)
+		}
 	case origin.ByProcess:
 		if text = "?"; m.Package != nil {
 			text = Quote(m.Package.Package) + "?"

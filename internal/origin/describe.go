@@ -16,7 +16,7 @@ func (s *session) add(r *Report, o *object) *subject {
 	x := &subject{Report: r, at: o}
 	s.subject = append(s.subject, x)
 	if clean := path.Clean(r.Path); o.path != clean {
-		r.Real = o.path
+		r.Real, r.RealBytes = o.path, bytesOf(o.path)
 	}
 	s.describe(r, &o.st)
 	r.Mount = mountOf(o.mount, o.path)

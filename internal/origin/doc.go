@@ -22,7 +22,8 @@
 //	           PIDFile=, ListenStream= and its like, Symlinks=, Where=, StateDirectory=...
 //	           A template stands for all of its instances
 //	package    a file of a package of dpkg or apk
-//	process    nobody declares it: who uses it now, and the package of its program
+//	process    nobody declares it: who is bound to it, or writes to it and is its owner,
+//	           and the package of its program
 //
 // The first of them is the likeliest; a declaration is no proof that it was this one
 // which made it. What is not declared is told the maker of the nearest directory above
@@ -32,7 +33,8 @@
 //
 // They are those of package stale, with this added: what somebody has open, mapped,
 // locked or as a directory is live, and so is a mount point. Nothing overrules a proof:
-// a socket that nobody is bound to is stale whoever has its file open. A link is live
+// a socket that nobody is bound to is stale whoever has its file open; only of a PID file
+// or lock that somebody has open no more is said than that it cannot be told. A link is live
 // if what it leads to is, and never stale.
 //
 // # What is never done
@@ -60,9 +62,10 @@
 //	                                       What is a FUSE file system is not known then
 //	a unit file, tmpfiles.d line or        Unseen; the others count
 //	package database that cannot be read
-//	no openat2(2), statx(2), statmount(2)  older calls. Without statx the mount table
-//	                                       alone keeps us out of what may not answer
+//	no openat2(2), statx(2), statmount(2)  older calls, after a look at the mount. Without
+//	                                       /proc, too, the file system is asked
 //	a tree deeper than 256 directories     NotEntered
+//	links through more than 512 names      of a tree: not followed to the end
 //
 // Trusted is that the directories of configuration, unit files and package databases
 // answer, as those do that programs are started from.

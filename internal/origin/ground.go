@@ -151,7 +151,7 @@ func mountOf(m *mounts.Mount, path string) *Mount {
 	if m == nil {
 		return nil
 	}
-	r := &Mount{ID: m.ID, Point: m.Point, Type: m.FSType, Source: m.Source, Superblock: fmt.Sprintf("%d:%d", m.Major, m.Minor), Here: m.Point == path}
+	r := &Mount{ID: m.ID, Point: m.Point, PointBytes: bytesOf(m.Point), Type: m.FSType, Source: m.Source, Superblock: fmt.Sprintf("%d:%d", m.Major, m.Minor), Here: m.Point == path}
 	if m.Root != "/" {
 		r.Root = m.Root
 	}

@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,6 +179,8 @@ type subject struct {
 	ours int // the process that a PID file of our own format names
 	// leads is what a link leads to, where that is a row of the same tree.
 	leads *subject
+	// holder is the place in UsedBy, counted from 1, of who may have made it: see fill.
+	holder int
 }
 
 func (i *Inspector) begin(ctx context.Context, deep bool) (*session, error) {
@@ -254,7 +257,7 @@ func (s *session) link(x *subject, depth int) {
 		x.Unseen = append(x.Unseen, "where it leads: "+err.Error())
 		return
 	}
-	x.Link = &Link{Target: target}
+	x.Link = &Link{Target: target, TargetBytes: bytesOf(target)}
 	if magic(x.at, target) {
 		x.Link.Broken = "the kernel's own link, whose text is no path"
 		return
@@ -282,10 +285,7 @@ func (s *session) link(x *subject, depth int) {
 		return
 	}
 	x.Link.Report = r
-	x.Link.Real = r.Path
-	if r.Real != "" {
-		x.Link.Real = r.Real
-	}
+	x.Link.setReal(cmp.Or(r.Real, path.Clean(r.Path)))
 }
 
 // finish finds out what takes a scan, for all subjects at once.

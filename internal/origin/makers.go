@@ -173,7 +173,7 @@ func (s *session) owned() error {
 			ask(s.inRoot(m.File))
 		}
 		if s.anonymous(x) && s.o.Proc != nil {
-			pid := x.UsedBy[0].PID
+			pid := x.UsedBy[x.holder-1].PID
 			if _, ok := exes[pid]; !ok {
 				exe, err := s.o.Proc.Readlink(fmt.Sprintf("%d/exe", pid))
 				if err != nil {
@@ -204,7 +204,7 @@ func (s *session) owned() error {
 		if list := s.owners[p]; len(list) > 0 {
 			m := Maker{By: ByPackage, Text: "a file of the package", Package: &list[0]}
 			if len(list) > 1 {
-				m.Text = fmt.Sprintf("of %d packages", len(list))
+				m.Text, m.Package = fmt.Sprintf("%d packages", len(list)), nil
 			}
 			// Of two declarations the one for the very path is the likelier.
 			at := 0
@@ -214,7 +214,7 @@ func (s *session) owned() error {
 			x.MadeBy = slices.Insert(slices.Clone(x.MadeBy), at, m)
 		}
 		if s.anonymous(x) {
-			u := x.UsedBy[0]
+			u := x.UsedBy[x.holder-1]
 			x.MadeBy = append(slices.Clone(x.MadeBy), Maker{By: ByProcess, Text: "nobody declares it; this process uses it", PID: u.PID, Comm: u.Comm, Exe: exes[u.PID], Package: s.owner(exes[u.PID])})
 		}
 	}
@@ -230,9 +230,10 @@ func (s *session) packaged(a *pkgdb.Answer) {
 	}
 }
 
-// anonymous reports whether nothing but its users tells where x comes from.
+// anonymous reports whether nothing but a user who may have made x tells where it comes
+// from.
 func (s *session) anonymous(x *subject) bool {
-	return len(x.UsedBy) > 0 && x.UsedBy[0].PID > 0 && !slices.ContainsFunc(x.MadeBy, func(m Maker) bool { return m.Above == "" })
+	return x.holder > 0 && !slices.ContainsFunc(x.MadeBy, func(m Maker) bool { return m.Above == "" })
 }
 
 func (s *session) owner(p string) *pkgdb.Owner {

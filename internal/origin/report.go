@@ -16,7 +16,8 @@ type Report struct {
 	// PathBytes is Path where that is no UTF-8 and JSON cannot carry it.
 	PathBytes []byte `json:"path_bytes,omitempty"`
 	// Real is the path without links in its directories, where it differs.
-	Real string `json:"real,omitempty"`
+	Real      string `json:"real,omitempty"`
+	RealBytes []byte `json:"real_bytes,omitempty"`
 
 	Type  Type   `json:"type"`
 	Kind  string `json:"kind,omitempty"` // what it is for: "pidfile", "lock"; empty where the type says all
@@ -70,10 +71,18 @@ func (r *Report) Why() string {
 }
 
 func (r *Report) setPath(p string) {
-	if r.Path = p; !utf8.ValidString(p) {
-		r.PathBytes = []byte(p)
-	}
+	r.Path, r.PathBytes = p, bytesOf(p)
 }
+
+// bytesOf are the bytes of a path that JSON cannot carry, nil of one that it can.
+func bytesOf(p string) []byte {
+	if utf8.ValidString(p) {
+		return nil
+	}
+	return []byte(p)
+}
+
+func (l *Link) setReal(p string) { l.Real, l.RealBytes = p, bytesOf(p) }
 
 // Type is the type of an inode.
 type Type string
@@ -94,6 +103,7 @@ const (
 type Mount struct {
 	ID         int    `json:"id"`
 	Point      string `json:"point"`
+	PointBytes []byte `json:"point_bytes,omitempty"`
 	Type       string `json:"type"`
 	Source     string `json:"source,omitempty"`
 	Root       string `json:"root,omitempty"` // the directory of the file system that is mounted, where not all of it is
@@ -135,8 +145,10 @@ type Maker struct {
 
 // Link is where a symbolic link leads.
 type Link struct {
-	Target string `json:"target"` // as it is written
-	Real   string `json:"real,omitempty"`
+	Target      string `json:"target"` // as it is written
+	TargetBytes []byte `json:"target_bytes,omitempty"`
+	Real        string `json:"real,omitempty"`
+	RealBytes   []byte `json:"real_bytes,omitempty"`
 	// Broken is why it leads to nothing that was looked at.
 	Broken string `json:"broken,omitempty"`
 	// Report is of what it leads to.

@@ -55,25 +55,35 @@ type resolver struct {
 	todo  []string
 	links int
 	last  bool // follow a link at the end, too
+	limit *int
+	path  []byte // to the top of the stack
 }
+
+// errTooLong: the path leads through more names than are looked up.
+var errTooLong = errors.New("it leads through too many names, and was not followed to its end")
 
 type held struct {
 	name  string
+	above int // how long the path to the directory above is
 	dir   *fsat.Dir
 	mount *mounts.Mount
 }
 
 // resolve holds what the absolute path leads to. Links in its directories are
 // followed, a link at its end is not, unless the path ends in a slash.
-func resolve(t *table, p string) (*object, error) { return resolveTo(t, p, false) }
+func resolve(t *table, p string) (*object, error) {
+	limit := maxLinks * 4096
+	return resolveTo(t, p, false, &limit)
+}
 
-// resolveTo is resolve that follows a link at the end, too, if last is set.
-func resolveTo(t *table, p string, last bool) (*object, error) {
+// resolveTo is resolve that follows a link at the end, too, if last is set. limit counts
+// down the names that are looked up.
+func resolveTo(t *table, p string, last bool, limit *int) (*object, error) {
 	fd, err := linux.Openat(linux.AT_FDCWD, "/", linux.O_PATH|linux.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
-	r := &resolver{table: t, stack: []held{{dir: fsat.DirOf(fd), mount: t.point["/"]}}, todo: strings.Split(p, "/"), last: last}
+	r := &resolver{table: t, stack: []held{{dir: fsat.DirOf(fd), mount: t.point["/"]}}, todo: strings.Split(p, "/"), last: last, limit: limit}
 	defer func() {
 		for _, h := range r.stack {
 			h.dir.Close()
@@ -85,17 +95,13 @@ func resolveTo(t *table, p string, last bool) (*object, error) {
 func (r *resolver) top() *held { return &r.stack[len(r.stack)-1] }
 
 func (r *resolver) pathTo(name string) string {
-	var b strings.Builder
-	for _, h := range r.stack[1:] {
-		b.WriteString("/" + h.name)
-	}
-	if name != "" {
-		b.WriteString("/" + name)
-	}
-	if b.Len() == 0 {
+	switch {
+	case name != "":
+		return string(r.path) + "/" + name
+	case len(r.path) == 0:
 		return "/"
 	}
-	return b.String()
+	return string(r.path)
 }
 
 func (r *resolver) run() (*object, error) {
@@ -108,6 +114,7 @@ func (r *resolver) run() (*object, error) {
 		case "..":
 			if len(r.stack) > 1 {
 				r.top().dir.Close()
+				r.path = r.path[:r.top().above]
 				r.stack = r.stack[:len(r.stack)-1]
 			}
 			continue
@@ -122,6 +129,9 @@ func (r *resolver) run() (*object, error) {
 
 // step goes to the entry name, and returns it if it is what the path leads to.
 func (r *resolver) step(name string) (*object, error) {
+	if *r.limit--; *r.limit < 0 {
+		return nil, errTooLong
+	}
 	at := r.pathTo(name)
 	if m := r.table.silent[at]; m != nil {
 		return nil, &silentError{at, m}
@@ -140,7 +150,8 @@ func (r *resolver) step(name string) (*object, error) {
 		defer node.Close()
 		return nil, r.follow(o)
 	case o.st.IsDir() && len(r.todo) > 0:
-		r.stack = append(r.stack, held{name, node.TakeDir(), o.mount})
+		r.stack = append(r.stack, held{name, len(r.path), node.TakeDir(), o.mount})
+		r.path = append(append(r.path, '/'), name...)
 		return nil, nil
 	case len(r.todo) > 0:
 		node.Close()
@@ -185,7 +196,7 @@ func (r *resolver) follow(o *object) error {
 		for _, h := range r.stack[1:] {
 			h.dir.Close()
 		}
-		r.stack = r.stack[:1]
+		r.stack, r.path = r.stack[:1], r.path[:0]
 	}
 	r.todo = append(strings.Split(target, "/"), r.todo...)
 	return nil

@@ -18,7 +18,8 @@ import (
 
 // Tree is what was found below a directory.
 type Tree struct {
-	Path string `json:"path"`
+	Path      string `json:"path"`
+	PathBytes []byte `json:"path_bytes,omitempty"` // as in Report
 	// Rows are everything below it, first what is stale, then what cannot be told, then
 	// what is live; each in the order of the paths.
 	Rows []*Report `json:"-"`
@@ -36,12 +37,15 @@ type Tree struct {
 
 // Skipped is a directory that was not listed.
 type Skipped struct {
-	Path string `json:"path"`
-	Why  string `json:"why"`
+	Path      string `json:"path"`
+	PathBytes []byte `json:"path_bytes,omitempty"` // as in Report
+	Why       string `json:"why"`
 }
 
-// Tree looks at everything below the absolute path of a directory, on all mounts but
-// those of the kernel's own file systems and those that may not answer. One scan of
+func skipped(at, why string) Skipped { return Skipped{at, bytesOf(at), why} }
+
+// Tree looks at everything below the absolute path of a directory, on its own file system
+// and on those that live in memory (tmpfs, ramfs, devtmpfs). Others are NotEntered. One scan of
 // each kind serves all. progress, unless nil, is called now and then with the number
 // of entries so far. The error is that of the directory itself, or of the context.
 func (i *Inspector) Tree(ctx context.Context, dir string, progress func(entries int)) (*Tree, error) {
@@ -58,9 +62,9 @@ func (i *Inspector) Tree(ctx context.Context, dir string, progress func(entries 
 	if o.mount != nil && ofKernel(o.mount.FSType) {
 		return nil, fmt.Errorf("%s is the kernel's own %s, in which nobody leaves anything", o.path, o.mount.FSType)
 	}
-	t := &Tree{Path: o.path}
+	t := &Tree{Path: o.path, PathBytes: bytesOf(o.path)}
 	s.dir = o.path
-	w := &walker{session: s, tree: t, progress: progress, shown: map[*mounts.Mount]*Mount{}, ofFile: plainEvidence(), ofDirectory: directoryEvidence()}
+	w := &walker{session: s, tree: t, root: o.mount, budget: maxNames, progress: progress, shown: map[*mounts.Mount]*Mount{}, ofFile: plainEvidence(), ofDirectory: directoryEvidence()}
 	if err := w.list(o.node.Fd(), o.path, o.mount, 0); err != nil {
 		return nil, err
 	}
@@ -108,12 +112,21 @@ type walker struct {
 	tree     *Tree
 	progress func(int)
 	changing int // entries that vanished
+	root     *mounts.Mount
+	budget   int // names that may still be looked up for links
 	block    []subject
 	reports  []Report
 	shown    map[*mounts.Mount]*Mount
 
 	ofFile, ofDirectory []stale.Evidence
 }
+
+// maxNames bounds how many names are looked up for all links of a tree, maxNamesOfLink
+// those of one: anybody can make links that lead through tens of thousands.
+const (
+	maxNames       = 1 << 19
+	maxNamesOfLink = 512
+)
 
 // maxDepth bounds how many directories are held open at a time.
 const maxDepth = 256
@@ -170,7 +183,7 @@ func (w *walker) list(fd int, at string, on *mounts.Mount, depth int) error {
 
 func (w *walker) skip(at string, err error) {
 	w.tree.Failed = true
-	w.tree.NotEntered = append(w.tree.NotEntered, Skipped{at, inroot.Errno(err).Error()})
+	w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, inroot.Errno(err).Error()))
 }
 
 func join(dir, name string) string {
@@ -214,7 +227,32 @@ func (w *walker) entry(dir *fsat.Dir, above, name string, on *mounts.Mount) (ent
 	if err := w.rate(x, dir, name); err != nil {
 		return false, err
 	}
+	if st.IsDir() && w.elsewhere(m, on) {
+		w.otherwise(at, m)
+		return false, nil
+	}
 	return st.IsDir() && (m == nil || !ofKernel(m.FSType)), nil
+}
+
+// elsewhere reports whether m, that a directory on the mount on leads to, is left out of the walk:
+// disks and the roots of containers are mounted below /run, too, and are not what is
+// asked for.
+func (w *walker) elsewhere(m, on *mounts.Mount) bool {
+	if m == nil || on == nil || m.ID == on.ID || ofKernel(m.FSType) {
+		return false
+	}
+	if r := w.root; r != nil && r.Major == m.Major && r.Minor == m.Minor {
+		return false
+	}
+	switch m.FSType {
+	case "tmpfs", "ramfs", "devtmpfs":
+		return false
+	}
+	return true
+}
+
+func (w *walker) otherwise(at string, m *mounts.Mount) {
+	w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, fmt.Sprintf("another file system (%s) is mounted here: name it to look into it", m.FSType)))
 }
 
 // row adds a row for a path.
@@ -235,7 +273,7 @@ func (w *walker) silent(at string, m *mounts.Mount) {
 	x := w.row(at)
 	x.Type, x.Mount = Directory, mountOf(m, at)
 	x.decide(stale.Live, Mounted, "a "+m.FSType+" is mounted here")
-	w.tree.NotEntered = append(w.tree.NotEntered, Skipped{at, (&silentError{at, m}).Error()})
+	w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at, m}).Error()))
 }
 
 // mountShown is mountOf, one for all rows of a mount.
@@ -272,7 +310,11 @@ func (w *walker) enter(dir *fsat.Dir, above, name string, on *mounts.Mount, dept
 	}
 	m, silent := w.table.mount(id, at, on)
 	if silent {
-		w.tree.NotEntered = append(w.tree.NotEntered, Skipped{at, (&silentError{at, m}).Error()})
+		w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at, m}).Error()))
+		return nil
+	}
+	if w.elsewhere(m, on) { // mounted since it was listed
+		w.otherwise(at, m)
 		return nil
 	}
 	return w.list(d.Fd(), at, m, depth+1)
@@ -323,14 +365,17 @@ func (w *walker) treeLink(x *subject, dir *fsat.Dir, name string) {
 		x.decide(stale.CannotTell, Vanished, "where it leads: "+inroot.Errno(err).Error())
 		return
 	}
-	x.Link = &Link{Target: target}
+	x.Link = &Link{Target: target, TargetBytes: bytesOf(target)}
 	to := target
 	if !path.IsAbs(to) {
 		to = path.Dir(x.Path) + "/" + to
 	}
-	switch o, err := resolveTo(w.table, to, true); {
+	limit := min(w.budget, maxNamesOfLink)
+	o, err := resolveTo(w.table, to, true, &limit)
+	w.budget -= min(w.budget, maxNamesOfLink) - limit
+	switch {
 	case err == nil:
-		x.Link.Real = o.path
+		x.Link.setReal(o.path)
 		o.close()
 		x.decide(stale.CannotTell, Leads, "it leads to "+x.Link.Real)
 	case errors.Is(err, syscall.ENOENT):

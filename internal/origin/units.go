@@ -53,7 +53,8 @@ func managers() []manager {
 	return []manager{
 		// What generators and systemd-run(1) made of other configuration counts, too
 		// (systemd.unit(5), "Unit File Load Path").
-		{dirs: append([]string{"/run/systemd/transient", "/run/systemd/generator.early"}, append(unit.Dirs(), "/run/systemd/generator", "/run/systemd/generator.late")...), runtime: "/run"},
+		{dirs: slices.Concat([]string{"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early"}, unit.Dirs(),
+			[]string{"/etc/systemd/system.attached", "/run/systemd/system.attached", "/run/systemd/generator", "/run/systemd/generator.late"}), runtime: "/run"},
 		{dirs: []string{"/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user"},
 			runtime: "/run/user/" + anything, user: true},
 	}
@@ -86,7 +87,7 @@ func readUnits(ctx context.Context, root *inroot.Root, users *accounts.Source) (
 			}
 			if id := loaded.Name.String(); !seen[id] { // else an alias
 				seen[id] = true
-				r := reader{units: u, unit: loaded, spec: spec, runtime: m.runtime}
+				r := reader{units: u, unit: loaded, spec: spec, runtime: m.runtime, user: m.user}
 				r.read()
 			}
 		}
@@ -96,7 +97,7 @@ func readUnits(ctx context.Context, root *inroot.Root, users *accounts.Source) (
 
 func (u *units) problem(format string, args ...any) {
 	if len(u.problems) < maxReasons {
-		u.problems = append(u.problems, "the unit files: "+fmt.Sprintf(format, args...))
+		u.problems = append(u.problems, "the unit files: "+strings.ReplaceAll(fmt.Sprintf(format, args...), anything, ""))
 	}
 }
 
@@ -179,14 +180,21 @@ type reader struct {
 	unit    *unit.Unit
 	spec    *specifier.Resolver
 	runtime string
+	user    bool
+	dynamic bool
 	found   []pattern
 }
 
 func (r *reader) read() {
 	if r.unit.Name.Type == "service" {
-		for _, d := range r.unit.Service(r.spec).Directories {
+		s := r.unit.Service(r.spec)
+		r.dynamic = s.DynamicUser && !r.user // the directories are below private, systemd.exec(5)
+		for _, d := range s.Directories {
 			at := r.assignmentOf("RuntimeDirectory", d.Name)
 			r.add(r.runtime+"/"+d.Name, at)
+			if r.dynamic && s.Preserve != "no" {
+				r.add(r.runtime+"/private/"+d.Name, at)
+			}
 			for _, l := range d.Links {
 				r.add(r.runtime+"/"+l, at)
 			}
@@ -217,7 +225,8 @@ func (r *reader) assignmentOf(key, name string) *unit.Assignment {
 		if a.Section != "Service" || a.Key != key {
 			continue
 		}
-		if text, err := r.unit.Expand(a.Value, r.spec); last == nil || err == nil && strings.Contains(text, name) {
+		one := &unit.Unit{Name: r.unit.Name, Assignments: []unit.Assignment{*a}}
+		if slices.ContainsFunc(one.Service(r.spec).Directories, func(d unit.Directory) bool { return d.Name == name }) {
 			last = a
 		}
 	}
@@ -272,6 +281,9 @@ func (r *reader) assignment(a *unit.Assignment) {
 				text = below + "/" + text
 			}
 			r.add(text, a)
+			if rest, ok := strings.CutPrefix(text, d.below+"/"); ok && r.dynamic && d.key != "PIDFile" {
+				r.add(d.below+"/private/"+rest, a)
+			}
 		}
 		return
 	}

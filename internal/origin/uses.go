@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/slashrun/slashrun/internal/fuser"
@@ -137,6 +138,9 @@ func (s *session) fill(x *subject, uses []fuser.Use, members map[int]User) {
 			pids = append(pids, u.PID)
 			x.UsedBy = append(x.UsedBy, s.member(u, members))
 		}
+		if x.holder == 0 && s.mayHaveMade(x, &u) {
+			x.holder = i + 1
+		}
 		if how := string(u.How); !slices.Contains(x.UsedBy[i].How, how) {
 			x.UsedBy[i].How = append(x.UsedBy[i].How, how)
 		}
@@ -147,6 +151,36 @@ func (s *session) fill(x *subject, uses []fuser.Use, members map[int]User) {
 	for i, d := range details {
 		x.UsedBy[i].Detail = strings.Join(d, ", ")
 	}
+}
+
+// mayHaveMade reports whether a use speaks for a maker: who listens, or who writes and is
+// the owner. Anybody may read a stranger's file, and be a process of any name.
+func (s *session) mayHaveMade(x *subject, u *fuser.Use) bool {
+	switch {
+	case u.PID == 0, x.Type == CharDevice, x.Type == BlockDevice, x.Type == Directory:
+		return false
+	case u.How == fuser.Bound, u.How == fuser.Listening:
+		return true
+	}
+	return u.How == fuser.Open && strings.Contains(u.Access, "w") && s.effective(u.PID) == int(x.UID)
+}
+
+// effective is the effective user of a process, -1 if it cannot be seen.
+func (s *session) effective(pid int) int {
+	text, err := s.o.Proc.ReadFile(fmt.Sprintf("%d/status", pid))
+	if err != nil {
+		return -1
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "Uid:"); ok { // real, effective, saved, file system's
+			if ids := strings.Fields(rest); len(ids) > 1 {
+				if id, err := strconv.Atoi(ids[1]); err == nil {
+					return id
+				}
+			}
+		}
+	}
+	return -1
 }
 
 // member is the process of a use: when it started, and what it belongs to.
