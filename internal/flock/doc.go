@@ -7,7 +7,7 @@
 //   - [Options] are what the lock is to be.
 //   - [Open], [OpenName] and [OfDescriptor] give a [File], not locked yet.
 //   - [File.Lock] takes the lock as a [Wait] says; [File.Unlock] gives it up.
-//   - [File.Holders] is who holds it, for a message.
+//   - [Look] finds who holds it, for a message, as a [File.Request] asks.
 //   - [ParseOffset] and [ParseSeconds] read numbers as flock(1) does.
 //
 // # How it differs from package lockfile
@@ -21,10 +21,17 @@
 //
 // One thread sleeps in the kernel's queue, in one system call, from the moment when
 // the lock could not be had at once. Time limit and reports run beside it, on other
-// threads. Nothing takes the sleeper out: at the end of the limit Lock returns, and
-// the program must end, which frees the place. That is the one way that needs no
-// signal handler and no polling. A File whose Lock returned [ErrTimeout] can be
-// asked for its holders, and for nothing else.
+// threads. At the end of the limit the sleeper is interrupted, by a SIGWINCH, which
+// gets a handler without SA_RESTART only then, and it is seen what it came back with:
+// the lock, or nothing. So nothing can be granted after [ErrTimeout], on a descriptor
+// that others have too, and would stay with them.
+//
+// # Who is in the queue of fair mode
+//
+// The turnstile is a lock too. On a descriptor that was inherited it would stay with
+// whoever handed that down when a signal ends us in the queue, and nobody else would
+// ever get in. So OfDescriptor opens the file once more for it, through /proc, and
+// refuses Fair where that cannot be.
 //
 // SIGURG, the one signal that Go's runtime has to have a handler for, is blocked on
 // the thread that sleeps, because after a handler has run the kernel makes the
@@ -45,11 +52,18 @@
 //	                                 go, and then locks the new one
 //	a file system without stable     after 1,000 attempts the lock is kept without
 //	inode numbers                    knowing that it is on the file at the path
-//	a FIFO                           the opening waits for a writer, with the limit of the
-//	                                 wait; without a wait it does not
+//	a FIFO                           the opening waits for a writer, before the limit of the
+//	                                 wait begins, as in flock(1); NoWait, names and a file
+//	                                 that is opened anew do not wait
+//	a file system that does not      at the limit we end all the same; on a descriptor that
+//	answer holds up the sleeper      was inherited we wait for it, as flock(1) does
 //	descriptor 0, 1, 2 was closed    ErrClosed: the runtime has opened /dev/null there
 //	a name in a directory of others  OpenName refuses, and says why
-//	no /proc                         locks as ever; Holders fails
+//	no /proc                         locks as ever; Look fails, and so does Fair with a
+//	                                 descriptor: ErrNoQueue
+//	a process hangs in the kernel    Look may hang, and cannot be killed: it is for a process
+//	                                 that can be left
+//	/run/lock is not fit for names   OpenRootName has a directory of its own for root
 //
 // # When not to use it
 //

@@ -41,6 +41,7 @@ var differences = []difference{
 	{"fifo-without-waiting", func(script string, want, got result) bool {
 		return strings.Contains(script, "$FLOCK -n P true") && want.Status == 124 && got.Status == 0
 	}},
+	{id: "blocked-signals"},       // TestBlockedSignals
 	{id: "replaced-files"},        // TestReplacedFile
 	{id: "open-files"},            // only ours can be made to run so low
 	{id: "alarm-while-waiting"},   // TestSignalsWhileWaiting

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/slashrun/slashrun/internal/linux"
+	"github.com/slashrun/slashrun/internal/testenv"
 )
 
 // signals are what a wrapper or a waiter is sent, with the number of each.
@@ -238,6 +239,36 @@ func TestInTheBackground(t *testing.T) {
 		want, got := try(t, reference(t), args...), try(t, ours(t), args...)
 		if want != got || !strings.HasSuffix(got, "\n0\n") {
 			t.Errorf("%v: flock %q, ours %q", args, want, got)
+		}
+	}
+}
+
+// The command has the signals blocked that we were started with, but for those that
+// the Go runtime has unblocked by the time that we can look.
+func TestBlockedSignals(t *testing.T) {
+	testenv.Need(t, testenv.Tool("perl"))
+	block := func(flock []string, signals string, args ...string) string {
+		script := `use POSIX; my $s = POSIX::SigSet->new(split /,/, shift); sigprocmask(SIG_BLOCK, $s); exec @ARGV or die`
+		argv := append(append([]string{"-e", script, signals}, flock...), append(args, "F", "grep", "SigBlk", "/proc/self/status")...)
+		_, out, diag := runs(t, t.TempDir(), nil, append([]string{"perl"}, argv...)...)
+		return out + diag
+	}
+	for _, c := range []struct{ signals, want string }{
+		{"10,12,13,14,17,28", "SigBlk:\t0000000008013a00\n"}, // flock
+		{"1,15,10", "SigBlk:\t0000000000004201\n"},
+	} {
+		if got := block(reference(t), c.signals); got != c.want {
+			t.Errorf("flock with %s blocked: %q, want %q", c.signals, got, c.want)
+		}
+	}
+	for _, args := range [][]string{nil, {"-F"}, {"-w", "1"}} {
+		for _, c := range []struct{ signals, want string }{
+			{"10,12,13,14,28", "SigBlk:\t0000000008003a00\n"},
+			{"1,15,10", "SigBlk:\t0000000000000200\n"}, // docs/lock.md: blocked-signals
+		} {
+			if got := block(ours(t), c.signals, args...); got != c.want {
+				t.Errorf("%v with %s blocked: %q, want %q", args, c.signals, got, c.want)
+			}
 		}
 	}
 }
