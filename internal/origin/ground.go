@@ -8,7 +8,6 @@ import (
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/mounts"
 	"github.com/slashrun/slashrun/internal/process"
-	"github.com/slashrun/slashrun/internal/stale"
 )
 
 // table is the mount table of the look: which file systems answer without anybody
@@ -20,6 +19,8 @@ type table struct {
 	point map[string]*mounts.Mount // the topmost
 	// silent are the mount points of file systems that are not asked anything.
 	silent map[string]*mounts.Mount
+	// mute are the overlays with a layer on one of those.
+	mute map[int]bool
 	// root is the id of the mount that "/" lies on, which the table does not show to
 	// whoever lives in a chroot.
 	root int
@@ -38,7 +39,7 @@ func readTable(p *process.Proc) (*table, error) {
 }
 
 func (t *table) read() error {
-	t.byID, t.point, t.silent = map[int]*mounts.Mount{}, map[string]*mounts.Mount{}, map[string]*mounts.Mount{}
+	t.byID, t.point, t.silent, t.mute = map[int]*mounts.Mount{}, map[string]*mounts.Mount{}, map[string]*mounts.Mount{}, map[int]bool{}
 	if t.proc == nil {
 		return nil
 	}
@@ -54,8 +55,13 @@ func (t *table) read() error {
 		t.byID[m.ID] = m
 		t.point[m.Point] = m // of stacked mounts the topmost comes last
 	}
+	for i := range t.list {
+		if m := &t.list[i]; m.FSType == "overlay" && !mounts.AnswersIn(t.list, m) {
+			t.mute[m.ID] = true
+		}
+	}
 	for point, m := range t.point {
-		if !answers(m) {
+		if !t.answers(m) {
 			t.silent[point] = m
 		}
 	}
@@ -91,7 +97,7 @@ func (t *table) mount(id int, at string, on *mounts.Mount) (m *mounts.Mount, sil
 			return &mounts.Mount{ID: id, Point: at, Root: "/", FSType: "file system that the mount table does not show"}, true
 		}
 	}
-	return m, m != nil && !answers(m)
+	return m, m != nil && !t.answers(m)
 }
 
 // stat is fsat.StatKnown of an entry of the directory fd, or of what fd itself holds. Where
@@ -139,11 +145,8 @@ func ofKernel(fstype string) bool {
 // or a machine, may have taken a question and never answer: whoever asked cannot even
 // be killed then (FUSE, fs/fuse/dev.c, request_wait_answer). What "/" lies on has to
 // answer, or nothing would run here.
-func answers(m *mounts.Mount) bool {
-	if m.Point == "/" || ofKernel(m.FSType) {
-		return true
-	}
-	return stale.Local(m.FSType) && !strings.HasPrefix(m.FSType, "fuse")
+func (t *table) answers(m *mounts.Mount) bool {
+	return m.Point == "/" || ofKernel(m.FSType) || mounts.Answers(m.FSType) && !t.mute[m.ID]
 }
 
 // mountOf fills the Mount of a report.

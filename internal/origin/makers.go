@@ -120,7 +120,7 @@ func (s *session) own(x *subject, p string) []Maker {
 
 // local reports whether content may be read: nobody else has to answer.
 func (s *session) local(x *subject) bool {
-	return x.at.mount != nil && answers(x.at.mount) && !ofKernel(x.at.mount.FSType)
+	return x.at.mount != nil && s.table.answers(x.at.mount) && !ofKernel(x.at.mount.FSType)
 }
 
 // largestRecord is beyond every PID file.

@@ -238,7 +238,7 @@ func (s *session) reach() error {
 	}
 	var views *view.Views
 	for _, x := range s.subject {
-		if x.at == nil || x.at.mount == nil || !answers(x.at.mount) || ofKernel(x.at.mount.FSType) || x.Type == Symlink {
+		if x.at == nil || x.at.mount == nil || !s.table.answers(x.at.mount) || ofKernel(x.at.mount.FSType) || x.Type == Symlink {
 			continue
 		}
 		t, err := view.TargetOf(s.o.Proc, x.at.node.Fd())

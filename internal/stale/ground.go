@@ -130,7 +130,7 @@ func (j *Judge) lies(o *object) (*ground, error) {
 	if g.mount = mounts.ByID(g.table, g.id); g.mount != nil {
 		g.local, g.vouched = mounts.Local(g.mount.FSType), j.vouched(g)
 	}
-	g.answers = g.vouched || j.answers(g.id, g.mount)
+	g.answers = g.vouched || j.answers(g.id, g.mount, g.table)
 	return g, nil
 }
 
@@ -138,9 +138,9 @@ func (j *Judge) lies(o *object) (*ground, error) {
 // it a process or a machine, may take a question and never answer it, and whoever asked
 // cannot even be killed then (FUSE, fs/fuse/dev.c, request_wait_answer). What "/" lies on
 // has to answer, or nothing would run here; in a chroot the table does not show it.
-func (j *Judge) answers(id int, m *mounts.Mount) bool {
+func (j *Judge) answers(id int, m *mounts.Mount, table []mounts.Mount) bool {
 	if m != nil {
-		return m.Point == "/" || mounts.Answers(m.FSType)
+		return mounts.AnswersIn(table, m)
 	}
 	root, err := j.rootMount()
 	return err == nil && id == root

@@ -13,7 +13,7 @@ import (
 // the mount table that it is in says.
 func (j *Judge) mayAsk(fd int, table []mounts.Mount) bool {
 	id, err := j.proc.MountID(fd)
-	return err == nil && j.answers(id, mounts.ByID(table, id))
+	return err == nil && j.answers(id, mounts.ByID(table, id), table)
 }
 
 // maxLinks is how many links a path may lead through, path_resolution(7).
@@ -79,7 +79,7 @@ func (w *stepper) asks(fd int) bool {
 	}
 	id, err := w.judge.proc.MountID(fd)
 	m := mounts.ByID(w.table, id)
-	return err == nil && m != nil && mounts.Answers(m.FSType)
+	return err == nil && m != nil && mounts.Answers(m.FSType) && (m.Point == "/" || mounts.AnswersIn(w.table, m))
 }
 
 func (w *stepper) step() error {
