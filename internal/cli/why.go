@@ -195,7 +195,7 @@ func (r *whyRun) some(ctx context.Context, w *bufio.Writer, i *origin.Inspector,
 		}
 		switch {
 		case r.json:
-			r.line(w, rep)
+			r.line(w, rep.JSON())
 		case rep.Err() == nil:
 			if r.printed {
 				w.WriteByte('\n')
@@ -247,7 +247,7 @@ func (r *whyRun) below(ctx context.Context, w *bufio.Writer, i *origin.Inspector
 		return
 	}
 	for _, rep := range t.Rows {
-		r.line(w, rep)
+		r.line(w, rep.JSON())
 	}
 	r.line(w, struct {
 		Summary *origin.Tree `json:"summary"`

@@ -78,6 +78,14 @@ func (s step) do() (any, error) {
 			err = syscall.Flock(fd, syscall.LOCK_EX)
 		}
 		return fd, err
+	case "lease":
+		fd, err := syscall.Open(s[1], syscall.O_RDWR, 0)
+		if err == nil {
+			if _, _, e := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), 1024, syscall.F_WRLCK); e != 0 { // F_SETLEASE, linux/fcntl.h
+				err = e
+			}
+		}
+		return fd, err
 	case "map":
 		fd, err := syscall.Open(s[1], syscall.O_RDONLY, 0)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"path"
 	"slices"
 	"sync"
@@ -241,9 +240,9 @@ func (s *session) failed(r *Report, err error, silent *silentError) {
 	if silent != nil {
 		r.Mount = mountOf(silent.mount, path.Clean(r.Path))
 		if r.Mount.Here { // this much is known without a question
-			r.Type, r.err, r.Error = Directory, nil, ""
+			r.Type, r.err, r.Error = silent.typ, nil, ""
 			r.Verdict = stale.Live
-			r.Evidence = append(r.Evidence, stale.Evidence{Proof: Mounted, Text: fmt.Sprintf("a %s is mounted here", silent.mount.FSType)})
+			r.Evidence = append(r.Evidence, stale.Evidence{Proof: Mounted, Text: article(silent.mount.FSType) + " is mounted here"})
 			r.Unseen = append(r.Unseen, err.Error())
 			s.subject = append(s.subject, &subject{Report: r})
 		}

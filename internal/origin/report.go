@@ -62,6 +62,23 @@ type Report struct {
 // Err is why the path could not be looked at, nil where it could.
 func (r *Report) Err() error { return r.err }
 
+// JSON is what is to be marshalled of the report: of what could not be looked at only
+// that, without numbers that mean nothing.
+func (r *Report) JSON() any {
+	if r.err == nil {
+		return r
+	}
+	return struct {
+		Path      string        `json:"path"`
+		PathBytes []byte        `json:"path_bytes,omitempty"`
+		Type      Type          `json:"type"`
+		Mount     *Mount        `json:"mount,omitempty"`
+		Verdict   stale.Verdict `json:"verdict"`
+		Unseen    []string      `json:"unseen,omitempty"`
+		Error     string        `json:"error"`
+	}{r.Path, r.PathBytes, r.Type, r.Mount, r.Verdict, r.Unseen, r.Error}
+}
+
 // Why is the evidence that decided: the last piece.
 func (r *Report) Why() string {
 	if len(r.Evidence) == 0 {

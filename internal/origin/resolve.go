@@ -38,6 +38,20 @@ func (o *object) close() {
 type silentError struct {
 	at    string // the path of the mount point, or of what lies below it
 	mount *mounts.Mount
+	typ   Type
+}
+
+// typeOfSilent is what a mount point is that is not asked. The root of a FUSE file system
+// the kernel knows by itself; NFS would look whether it is still there, and has
+// directories alone.
+func typeOfSilent(dirfd int, name string, m *mounts.Mount) Type {
+	var st fsat.Stat
+	if strings.HasPrefix(m.FSType, "fuse") {
+		if _, err := fsat.StatKnown(dirfd, name, &st); err == nil && st.Mode != 0 {
+			return typeOf(st.Mode)
+		}
+	}
+	return Directory
 }
 
 func (e *silentError) Error() string {
@@ -134,7 +148,7 @@ func (r *resolver) step(name string) (*object, error) {
 	}
 	at := r.pathTo(name)
 	if m := r.table.silent[at]; m != nil {
-		return nil, &silentError{at, m}
+		return nil, &silentError{at, m, typeOfSilent(r.top().dir.Fd(), name, m)}
 	}
 	node, err := r.top().dir.OpenNode(name)
 	if err != nil {
@@ -174,7 +188,7 @@ func (r *resolver) look(o *object) error {
 	}
 	m, silent := r.table.mount(id, o.path, o.mount)
 	if silent {
-		return &silentError{o.path, m}
+		return &silentError{o.path, m, typeOfSilent(o.node.Fd(), "", m)}
 	}
 	o.mount = m
 	return nil

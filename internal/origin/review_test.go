@@ -213,3 +213,42 @@ func TestReaderIsNoMaker(t *testing.T) {
 		}
 	})
 }
+
+// A lease is not broken: a file with one is not opened.
+func TestLease(t *testing.T) {
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		tree(t, "/run/l", map[string]string{"x.pid": "1\n", "small": "1\n"})
+		pid := start(t, 0, step{"lease", "/run/l/x.pid"}, step{"lease", "/run/l/small"})
+		i := inspector(t, Options{Root: system(t, nil)})
+		for _, r := range []*Report{look(t, i, "/run/l/x.pid"), rows(t, i, "/run/l")["/run/l/x.pid"]} {
+			want(t, r, File, stale.Live, stale.LockHeld)
+			if len(r.UsedBy) != 1 || r.UsedBy[0].PID != pid {
+				t.Errorf("%+v", r.UsedBy)
+			}
+		}
+		look(t, i, "/run/l/small")
+		text, err := os.ReadFile("/proc/locks")
+		must(t, err)
+		if strings.Count(string(text), "LEASE  ACTIVE    WRITE") != 2 || strings.Contains(string(text), "BREAKING") {
+			t.Errorf("%s", text)
+		}
+	})
+}
+
+// The mount of a FUSE file system on a file is told to be one, and what cannot be looked
+// at has no numbers in JSON.
+func TestSilentFile(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		tree(t, "/run/f", map[string]string{"x": ""})
+		asked := hung(t, "/run/f/x")
+		i := inspector(t, Options{Root: system(t, nil)})
+		want(t, look(t, i, "/run/f/x"), File, stale.Live, Mounted)
+		want(t, rows(t, i, "/run/f")["/run/f/x"], File, stale.Live, Mounted)
+		text, err := json.Marshal(look(t, i, "/run/f/nothing").JSON())
+		must(t, err)
+		if asked.Load() != 0 || strings.Contains(string(text), "uid") || !strings.Contains(string(text), "/run/f/nothing") {
+			t.Errorf("asked %d times, %s", asked.Load(), text)
+		}
+	})
+}

@@ -200,7 +200,7 @@ func (w *walker) entry(dir *fsat.Dir, above, name string, on *mounts.Mount) (ent
 	}
 	at := join(above, name)
 	if m := w.table.silent[at]; m != nil {
-		w.silent(at, m)
+		w.silent(at, m, typeOfSilent(dir.Fd(), name, m))
 		return false, nil
 	}
 	var st fsat.Stat
@@ -218,7 +218,7 @@ func (w *walker) entry(dir *fsat.Dir, above, name string, on *mounts.Mount) (ent
 	}
 	m, silent := w.table.mount(id, at, on)
 	if silent { // mounted since the table was read
-		w.silent(at, m)
+		w.silent(at, m, typeOfSilent(dir.Fd(), name, m))
 		return false, nil
 	}
 	x := w.row(at)
@@ -269,11 +269,11 @@ func (w *walker) row(at string) *subject {
 }
 
 // silent adds a row for a mount that is not asked anything.
-func (w *walker) silent(at string, m *mounts.Mount) {
+func (w *walker) silent(at string, m *mounts.Mount, typ Type) {
 	x := w.row(at)
-	x.Type, x.Mount = Directory, mountOf(m, at)
-	x.decide(stale.Live, Mounted, "a "+m.FSType+" is mounted here")
-	w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at, m}).Error()))
+	x.Type, x.Mount = typ, mountOf(m, at)
+	x.decide(stale.Live, Mounted, article(m.FSType)+" is mounted here")
+	w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at: at, mount: m}).Error()))
 }
 
 // mountShown is mountOf, one for all rows of a mount.
@@ -292,9 +292,9 @@ func (w *walker) mountShown(m *mounts.Mount, at string) *Mount {
 // enter goes into a directory that was listed.
 func (w *walker) enter(dir *fsat.Dir, above, name string, on *mounts.Mount, depth int) error {
 	at := join(above, name)
-	d, err := dir.OpenDir(name)
+	d, err := dir.OpenNode(name) // O_DIRECTORY would trigger an automount that came meanwhile
 	switch {
-	case fsat.NotExist(err), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
+	case fsat.NotExist(err):
 		w.changing++
 		return nil
 	case err != nil:
@@ -310,10 +310,14 @@ func (w *walker) enter(dir *fsat.Dir, above, name string, on *mounts.Mount, dept
 	}
 	m, silent := w.table.mount(id, at, on)
 	if silent {
-		w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at, m}).Error()))
+		w.tree.NotEntered = append(w.tree.NotEntered, skipped(at, (&silentError{at: at, mount: m}).Error()))
 		return nil
 	}
-	if w.elsewhere(m, on) { // mounted since it was listed
+	switch {
+	case !st.IsDir():
+		w.changing++
+		return nil
+	case w.elsewhere(m, on): // mounted since it was listed
 		w.otherwise(at, m)
 		return nil
 	}

@@ -29,7 +29,7 @@ func (s *session) kinds() error {
 			continue
 		}
 		x.kind = kindByName(x.at.name)
-		if s.deep && x.Size > 0 && x.Size <= largestRecord && s.local(x) {
+		if s.deep && x.Size > 0 && x.Size <= largestRecord && s.local(x) && s.judge != nil && !s.judge.Leased(x.at.node, x.at.dir) {
 			if rec, err := record(x.at); err == nil && rec.Own() {
 				x.kind, x.ours = stale.PIDFile, rec.PID
 			}
@@ -103,7 +103,14 @@ func mountedText(m *Mount) string {
 	if m.Root != "" {
 		return fmt.Sprintf("%s of a %s is mounted here", m.Root, m.Type)
 	}
-	return "a " + m.Type + " is mounted here"
+	return article(m.Type) + " is mounted here"
+}
+
+func article(noun string) string {
+	if noun != "" && strings.IndexByte("aeiou", noun[0]) >= 0 {
+		return "an " + noun
+	}
+	return "a " + noun
 }
 
 // judged asks the judge about the entry name of dir.

@@ -194,6 +194,7 @@ type seen struct {
 	around    *surroundings
 	above     *above
 	locks     map[lockKey]locks.Lock
+	leases    map[lockKey]locks.Lock
 	lockedAt  time.Time
 }
 

@@ -132,6 +132,10 @@ func (j *Judge) file(ctx context.Context, f *Finding, o *object) error {
 		f.decide(CannotTell, NetworkFS, "%s", o.ground.notOurs)
 		return nil
 	}
+	if l, held := j.lease(o, o.ground); held { // which opening it would break
+		f.decide(Live, LockHeld, "a lease is held on it, taken by process %d", l.PID)
+		return nil
+	}
 	if !j.unlocked(f, o) {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/slashrun/slashrun/internal/fsat"
 	"github.com/slashrun/slashrun/internal/linux"
 	"github.com/slashrun/slashrun/internal/locks"
 )
@@ -73,19 +74,8 @@ func (j *Judge) locked(o *object, major, minor uint32) (locks.Lock, bool) {
 	s := &j.seen
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.locks == nil || time.Since(s.lockedAt) > j.opts.MayBeOld {
-		s.locks, s.lockedAt = map[lockKey]locks.Lock{}, time.Now()
-		text, err := j.proc.ReadFile("locks")
-		if err != nil {
-			return locks.Lock{}, false
-		}
-		for line := range strings.Lines(string(text)) {
-			l, err := locks.Parse(line)
-			key := lockKey{l.Major, l.Minor, l.Ino}
-			if _, first := s.locks[key]; err == nil && !first && !l.Waiting && l.Kind != locks.Lease {
-				s.locks[key] = l
-			}
-		}
+	if s.readLocks(j, false) != nil {
+		return locks.Lock{}, false
 	}
 	l, held := s.locks[lockKey{major, minor, o.st.Ino}]
 	return l, held
@@ -101,6 +91,57 @@ func holderOf(text string, major, minor uint32, ino uint64) (locks.Lock, bool) {
 		}
 	}
 	return locks.Lock{}, false
+}
+
+// Leased reports whether somebody holds a lease (fcntl(2)) on the held object of the directory, as far as
+// /proc/locks shows it: to open the file would have the kernel ask him to give it up.
+func (j *Judge) Leased(node *fsat.Node, dir *fsat.Dir) bool {
+	o := &object{node: node, dir: dir}
+	g, err := j.lies(o)
+	if err != nil || o.stat(g) != nil {
+		return false
+	}
+	_, held := j.lease(o, g)
+	return held
+}
+
+// lease is the lease on o, which lies on g.
+func (j *Judge) lease(o *object, g *ground) (locks.Lock, bool) {
+	s := &j.seen
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g.mount == nil || s.readLocks(j, o.last) != nil {
+		return locks.Lock{}, false
+	}
+	l, held := s.leases[lockKey{g.mount.Major, g.mount.Minor, o.st.Ino}]
+	return l, held
+}
+
+// readLocks reads /proc/locks, unless that was done lately.
+func (s *seen) readLocks(j *Judge, fresh bool) error {
+	if s.locks != nil && !fresh && time.Since(s.lockedAt) <= j.opts.MayBeOld {
+		return nil
+	}
+	text, err := j.proc.ReadFile("locks")
+	if err != nil {
+		return err
+	}
+	s.locks, s.leases, s.lockedAt = map[lockKey]locks.Lock{}, map[lockKey]locks.Lock{}, time.Now()
+	for line := range strings.Lines(string(text)) {
+		l, err := locks.Parse(line)
+		if err != nil || l.Waiting {
+			continue
+		}
+		to := s.locks
+		if l.Kind == locks.Lease {
+			to = s.leases
+		}
+		key := lockKey{l.Major, l.Minor, l.Ino}
+		if _, first := to[key]; !first {
+			to[key] = l
+		}
+	}
+	return nil
 }
 
 // sharedLock looks whether a process holds a lock that another one took which has

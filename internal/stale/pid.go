@@ -59,7 +59,7 @@ func (j *Judge) LookPIDHeld(ctx context.Context, node *fsat.Node, dir *fsat.Dir,
 	}
 	n := &Named{}
 	var held error
-	if g.answers {
+	if _, leased := j.lease(o, g); g.answers && !leased {
 		held = n.hold(j, o)
 	}
 	n.Finding, err = j.LookHeld(ctx, node, dir, name, shown, PIDFile)
