@@ -43,7 +43,7 @@
 // package sockdiag, which wakes nobody; no automount is triggered; no link of the last
 // component is followed without saying so. Regular files are read if their name or size
 // makes them PID files or locks, and their access time is left alone where the kernel
-// allows it.
+// allows it. A file on which /proc/locks shows a lease is not opened: that would break it.
 //
 // A FUSE or network file system is asked nothing at all. A goroutine with a deadline
 // would not do: once a server took the request and does not answer, whoever asked cannot

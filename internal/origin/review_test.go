@@ -168,19 +168,27 @@ func TestBytes(t *testing.T) {
 func TestDirectiveLines(t *testing.T) {
 	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
 		i := inspector(t, Options{Root: system(t, map[string]string{
-			"usr/lib/systemd/system/foo.service":          "[Service]\nRuntimeDirectory=foo\nRuntimeDirectory=foo-data\n",
-			"usr/lib/systemd/system/dyn.service":          "[Service]\nDynamicUser=yes\nRuntimeDirectory=dyn\nRuntimeDirectoryPreserve=yes\nStateDirectory=dyn\n",
-			"usr/lib/systemd/system/service.d/x.conf":     "[Service]\nRuntimeDirectory=all-%N\n",
-			"run/systemd/system.control/c.service":        "[Service]\nPIDFile=/run/c.pid\n",
-			"etc/systemd/system.attached/portable.socket": "[Socket]\nListenStream=/run/portable\n",
+			"usr/lib/systemd/system/foo.service":              "[Service]\nRuntimeDirectory=foo\nRuntimeDirectory=foo-data\n",
+			"usr/lib/systemd/system/dyn.service":              "[Service]\nDynamicUser=yes\nRuntimeDirectory=dyn\nRuntimeDirectoryPreserve=yes\nStateDirectory=dyn\n",
+			"usr/lib/systemd/system/service.d/x.conf":         "[Service]\nRuntimeDirectory=all-%N\n",
+			"run/systemd/system.control/c.service":            "[Service]\nPIDFile=/run/c.pid\n",
+			"etc/systemd/system.attached/portable.socket":     "[Socket]\nListenStream=/run/portable\n",
+			"usr/lib/systemd/system/tpl@.service":             "[Service]\nRuntimeDirectory=tpl/%i\n",
+			"etc/systemd/system/tpl@bad.service":              "->/dev/null",
+			"etc/systemd/system/tpl@more.service.d/more.conf": "[Service]\nPIDFile=/run/more.pid\n",
 			"etc/passwd": "root:x:0:0::/root:/bin/sh\n",
 		})})
+		tree(t, "/run", map[string]string{"tpl/bad/x": "", "tpl/good/x": "", "tpl/more/x": "", "more.pid": ""})
 		tree(t, "/run", map[string]string{"foo/x": "", "foo-data/x": "", "all-foo/x": "", "private/dyn/x": "", "c.pid": "", "portable": ""})
 		for path, want := range map[string]string{
 			"/run/foo":         "unit foo.service RuntimeDirectory=foo",
 			"/run/foo-data":    "unit foo.service RuntimeDirectory=foo-data",
 			"/run/all-foo":     "unit foo.service RuntimeDirectory=all-%N",
 			"/run/private/dyn": "unit dyn.service RuntimeDirectory=dyn",
+			"/run/tpl/bad":     "",
+			"/run/tpl/good":    "unit tpl@good.service RuntimeDirectory=tpl/%i",
+			"/run/tpl/more":    "unit tpl@more.service RuntimeDirectory=tpl/%i",
+			"/run/more.pid":    "unit tpl@more.service PIDFile=/run/more.pid",
 			"/run/c.pid":       "unit c.service PIDFile=/run/c.pid",
 			"/run/portable":    "unit portable.socket ListenStream=/run/portable",
 		} {

@@ -26,6 +26,7 @@ type declared struct {
 	value     string // as it is written
 	file      string
 	line      int
+	user      bool // of a user's manager
 }
 
 // units are the paths that all installed unit files declare.
@@ -33,6 +34,15 @@ type units struct {
 	exact    map[string][]declared
 	patterns []pattern
 	problems []string
+	// known are the instances that have a file, a mask or drop-ins of their own: what their
+	// template says stands in exact then, as far as it is true of them.
+	known map[instance]bool
+}
+
+// instance is one of a template, of the system's manager or the users'.
+type instance struct {
+	name string
+	user bool
 }
 
 // pattern is a path with anything in it.
@@ -62,7 +72,7 @@ func managers() []manager {
 
 // readUnits reads all unit files below a root.
 func readUnits(ctx context.Context, root *inroot.Root, users *accounts.Source) (*units, error) {
-	u := &units{exact: map[string][]declared{}}
+	u := &units{exact: map[string][]declared{}, known: map[instance]bool{}}
 	for _, m := range managers() {
 		spec := specifiers(root, users, m)
 		seen := map[string]bool{}
@@ -76,6 +86,8 @@ func readUnits(ctx context.Context, root *inroot.Root, users *accounts.Source) (
 			}
 			if n.At && n.Instance == "" {
 				n.Instance = anything
+			} else if n.At {
+				u.known[instance{name, m.user}] = true
 			}
 			loaded, err := unit.Load(root, n, m.dirs)
 			switch {
@@ -124,6 +136,9 @@ func (u *units) names(root *inroot.Root, dirs []string) []string {
 			continue
 		}
 		for _, n := range names {
+			if unit, ok := strings.CutSuffix(n, ".d"); ok && strings.Contains(n, "@") && !strings.Contains(n, "@.") {
+				n = unit // an instance that has drop-ins
+			}
 			switch path.Ext(n) {
 			case ".service", ".socket", ".mount":
 				if !seen[n] {
@@ -298,7 +313,7 @@ func (r *reader) add(p string, a *unit.Assignment) {
 		p = "/run/" + rest // as systemd takes it
 	}
 	name := strings.ReplaceAll(r.unit.Name.String(), anything, "")
-	r.found = append(r.found, pattern{path: p, declared: declared{unit: name, key: a.Key, value: a.Value, file: a.File, line: a.Line}})
+	r.found = append(r.found, pattern{path: p, declared: declared{unit: name, key: a.Key, value: a.Value, file: a.File, line: a.Line, user: r.user}})
 }
 
 // of are the declarations of a path.
@@ -312,6 +327,9 @@ func (u *units) of(p string) []declared {
 			d := u.patterns[i].declared
 			if stem, typ, at := strings.Cut(d.unit, "@"); at && inst != "" {
 				d.unit = stem + "@" + inst + typ
+				if u.known[instance{d.unit, d.user}] {
+					continue
+				}
 			}
 			list = append(list[:len(list):len(list)], d)
 		}
