@@ -35,6 +35,10 @@ func (j *Judge) socket(ctx context.Context, f *Finding, o *object) error {
 		}
 		return nil
 	case !o.ground.local:
+		if o.ground.mount == nil {
+			f.decide(CannotTell, UnknownMount, "nothing of this machine is bound to it, but %s", o.ground.notOurs)
+			return nil
+		}
 		f.decide(CannotTell, NetworkFS, "nothing of this machine is bound to it, but another machine's process may be")
 		return nil
 	}
@@ -129,7 +133,11 @@ func (j *Judge) directory(ctx context.Context, f *Finding, o *object) error {
 // of anybody who uses flock(2).
 func (j *Judge) file(ctx context.Context, f *Finding, o *object) error {
 	if !o.ground.local { // it is not even opened: a server that is gone would let us wait
-		f.decide(CannotTell, NetworkFS, "%s", o.ground.notOurs)
+		p := NetworkFS
+		if o.ground.mount == nil {
+			p = UnknownMount
+		}
+		f.decide(CannotTell, p, "%s", o.ground.notOurs)
 		return nil
 	}
 	if l, held := j.lease(o, o.ground); held { // which opening it would break

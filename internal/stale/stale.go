@@ -328,11 +328,11 @@ func (j *Judge) unasked(f *Finding, o *object) {
 		f.decide(Live, SocketBound, "a socket is bound to it, says sock_diag")
 		return
 	}
-	fstype := "file system that the mount table does not show"
 	if m := o.ground.mount; m != nil {
-		fstype = m.FSType
+		f.decide(CannotTell, NetworkFS, "it lies on a %s, which might not answer, so it was not asked", m.FSType)
+		return
 	}
-	f.decide(CannotTell, NetworkFS, "it lies on a %s, which might not answer, so it was not asked", fstype)
+	f.decide(CannotTell, UnknownMount, "%s, which might not answer, so it was not asked", o.ground.notOurs)
 }
 
 // typeOf is the S_IFMT type that a kind must have.

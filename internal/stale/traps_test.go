@@ -329,6 +329,15 @@ func TestNetworkFileSystem(t *testing.T) {
 			}
 			want(t, f, CannotTell, NetworkFS)
 		}
+		// In a chroot the table does not show the mount.
+		o.ground = &ground{table: o.ground.table, dir: dir, notOurs: "the mount table does not show it"}
+		f := &Finding{Path: name, judge: j}
+		if name == "s" {
+			must(t, j.socket(context.Background(), f, o))
+		} else {
+			must(t, j.file(context.Background(), f, o))
+		}
+		want(t, f, CannotTell, UnknownMount)
 	}
 }
 
