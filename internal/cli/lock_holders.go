@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,21 @@ const (
 
 // looks are the looks for holders of one run.
 type looks struct {
-	sync.Mutex // one at a time; it is held for no longer than the limit and lookAtExit
+	sync.Mutex                 // one at a time; it is held for no longer than the limit
+	ended      <-chan struct{} // the last process
+}
+
+// finish waits for the end of the last look, but not for long: the end can hang.
+func (l *looks) finish() {
+	l.Lock()
+	defer l.Unlock()
+	if l.ended == nil {
+		return
+	}
+	select {
+	case <-l.ended:
+	case <-time.After(lookAtExit):
+	}
 }
 
 // holders says who holds the lock, or why that cannot be told. It comes back at the
@@ -79,58 +94,49 @@ func (r *lockRun) look(ctx context.Context, f *flock.File) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot start this program, /proc/self/exe, to look for it: %w", err)
 	}
-	read := make(chan string, 1)
+	answer := make(chan string, 1)
 	go func() {
-		text, _ := io.ReadAll(io.LimitReader(in, 1<<16))
-		read <- string(text)
+		// To the end of the line: of the process the end may hang.
+		line, _ := bufio.NewReader(io.LimitReader(in, 1<<16)).ReadString('\n')
+		answer <- line
+	}()
+	ended := make(chan struct{})
+	r.looks.ended = ended
+	defer func() {
+		// Nobody has waited for it, so the number is its own.
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		go func() {
+			_, _ = linux.Reap(pid)
+			close(ended)
+		}()
 	}()
 	select {
-	case text := <-read:
-		ws, err := reap(pid)
-		if err == nil && ws != 0 || text == "" {
-			err = errors.New("the look for it failed: " + text)
+	case line := <-answer:
+		text, ok := strings.CutPrefix(line, lookAnswer)
+		if !ok {
+			return "", errors.New("the look for it failed: " + strings.TrimSuffix(line, "\n"))
 		}
-		return text, err
+		return strings.TrimSuffix(text, "\n"), nil
 	case <-ctx.Done():
+		return "", ctx.Err()
 	}
-	// Nobody has waited for it, so the number is its own.
-	_ = syscall.Kill(pid, syscall.SIGKILL)
-	// The command that we may become must not have a child that it knows nothing of.
-	_, _ = reap(pid)
-	return "", ctx.Err()
 }
 
-// reap waits for the end of a process that is about to end, but not for long: its end
-// can hang.
-func reap(pid int) (syscall.WaitStatus, error) {
-	ended := make(chan syscall.WaitStatus, 1)
-	go func() {
-		ws, err := linux.Reap(pid)
-		if err != nil { // SIGCHLD is ignored: the kernel keeps no status
-			ws = 0
-		}
-		ended <- ws
-	}()
-	select {
-	case ws := <-ended:
-		return ws, nil
-	case <-time.After(lookAtExit):
-		return 0, errors.New("the look for it does not end")
-	}
-}
+// lookAnswer is how an answer begins; else it is an error.
+const lookAnswer = "answer: "
 
 // runLook is the other side of look.
 func runLook(ctx context.Context, env *Env, request string, fd int) int {
 	if err := closeInherited(fd); err != nil {
-		fmt.Fprintf(env.Stdout, "%v", err)
+		fmt.Fprintf(env.Stdout, "%s\n", visible(err.Error()))
 		return ExitUsage
 	}
 	h, err := flock.Look(ctx, request, fd)
 	if err != nil {
-		fmt.Fprintf(env.Stdout, "%v", err)
+		fmt.Fprintf(env.Stdout, "%s\n", visible(err.Error()))
 		return ExitUsage
 	}
-	fmt.Fprint(env.Stdout, h.String())
+	fmt.Fprintf(env.Stdout, "%s%s\n", lookAnswer, visible(h.String()))
 	return ExitOK
 }
 

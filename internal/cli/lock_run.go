@@ -184,7 +184,7 @@ func (r *lockRun) start(f *flock.File) int {
 	}
 	var err error
 	if r.noFork {
-		r.looks.Lock() // until the last one has ended
+		r.looks.finish() // the command must not have a child that it knows nothing of
 		err = child.Become(c)
 	} else {
 		var pid, status int

@@ -138,6 +138,16 @@ func TestHolderIsNotToBeFoundOut(t *testing.T) {
 			}
 			t.Log(strings.TrimSpace(diag.String()))
 		}
+		// While there is time, who can be found is, and what cannot be is said.
+		var diag buffer
+		waiter := exec.Command(flock, "--report=1", "3")
+		waiter.ExtraFiles, waiter.Stderr = []*os.File{shells}, &diag
+		must(t, waiter.Start())
+		who := fmt.Sprintf("held by process %d (", os.Getpid())
+		until(t, "the holder is told", func() bool { return strings.Contains(diag.String(), who) })
+		must(t, waiter.Process.Kill())
+		_ = waiter.Wait()
+
 		var out buffer
 		cmd := start(t, "/run", []string{flock}, nil, &out, "-F", "--report", "0.01", "F", "sh", "-c", "echo ran; cat /proc/$$/task/$$/children")
 		waiting(t, "/run/F", 1)
