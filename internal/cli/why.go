@@ -173,8 +173,8 @@ func (r *whyRun) tree(i *origin.Inspector, p string) bool {
 }
 
 // atOnce is how many paths are looked at in one go: each is held by two descriptors, and
-// 1024 are a usual limit.
-const atOnce = 200
+// 1024 are a usual limit, 256 one that old systems have.
+const atOnce = 64
 
 func (r *whyRun) objects(ctx context.Context, w *bufio.Writer, i *origin.Inspector, paths []string) {
 	for some := range slices.Chunk(paths, atOnce) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,4 +132,25 @@ func times(t *testing.T, dir string) string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// Many paths need no more descriptors than the usual limit of 1024.
+func TestWhyManyPaths(t *testing.T) {
+	self, err := os.Executable()
+	mustDo(t, err)
+	bin, dir := t.TempDir(), t.TempDir()
+	mustDo(t, os.Symlink(self, filepath.Join(bin, "slashrun")))
+	args := []string{"-c", `ulimit -n 256; exec "$@"`, "sh", filepath.Join(bin, "slashrun"), "why", "--json"}
+	const many = 450
+	for n := range many {
+		args = append(args, filepath.Join(dir, strconv.Itoa(n)))
+		mustDo(t, os.WriteFile(args[len(args)-1], nil, 0o666))
+	}
+	var stderr bytes.Buffer
+	cmd := exec.Command("sh", args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil || bytes.Count(out, []byte("\n")) != many || bytes.Contains(out, []byte("too many")) || strings.Contains(stderr.String(), "too many") {
+		t.Errorf("%v, %d lines: %.500s", err, bytes.Count(out, []byte("\n")), stderr.String())
+	}
 }
