@@ -52,7 +52,7 @@ func (t *task) mayAsk(d *process.Dir, link string, what place) answer {
 			}
 		}
 	}
-	if m != nil && mounts.Answers(m.FSType) {
+	if m != nil && mounts.Answers(m.FSType) && mounts.AnswersIn(t.mounts(), m) {
 		return yes
 	}
 	return unknown

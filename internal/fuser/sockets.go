@@ -136,7 +136,7 @@ func (s *scan) mountedNetworks() {
 // waiting.
 func reachable(table []mounts.Mount, path string) bool {
 	return !slices.ContainsFunc(table, func(m mounts.Mount) bool {
-		return under(path, m.Point) && !mounts.Answers(m.FSType)
+		return under(path, m.Point) && !mounts.AnswersIn(table, &m)
 	})
 }
 
