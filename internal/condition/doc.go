@@ -37,9 +37,21 @@
 // same pace look at the same time. No directory is held while it waits, so nothing
 // keeps an unmount from working.
 //
-// A look may hang: a FUSE server that does not answer, NFS. So looks run on a
-// goroutine of their own. Once one hangs for 250 ms the others go on without it, on
-// another; the loop, the timeout and the other conditions do not wait for it.
+// An event brings the next look no closer to the last than 10 ms, and four times as
+// long as that took: who may open a file keeps nobody busy.
+//
+// What counts is one lookup of the whole path by the kernel: the walk from directory
+// to directory is there for the watches alone.
+//
+// A FUSE server, or another machine, that does not answer keeps whoever asks for ever,
+// SIGKILL or not, and a thread that hangs so keeps its process from ending and from
+// becoming another program. So nothing is asked that lies on FUSE, a network file
+// system, or one that is not known, unless "/" does. For the rest (an overlay on
+// FUSE, a name service) looks run on a goroutine of their own: once one hangs for
+// 250 ms the others go on without it, on another.
+//
+// "Free" of a lock needs more than a read of /proc/locks without it: a read of more
+// than a page is no snapshot, see lock.go.
 //
 // # Types
 //
@@ -51,7 +63,8 @@
 //
 //	no inotify instance, no watch left      looks every so often; Options.Note says so
 //	a directory that may not be read        the same, Result.Polled says so
-//	procfs, sysfs, network file systems     the same: the kernel tells of a part alone
+//	procfs, sysfs                           the same: the kernel tells of a part alone
+//	FUSE, network file systems              Report.Never: they are not asked
 //	no /proc                                the same; lock: Report.Never
 //	the queue of events overflows           everything is looked at anew
 //	no descriptors left                     an error if there is not even an eventfd;
@@ -62,7 +75,11 @@
 //	                                        is as it is for 250 ms
 //	a lock that other kernels or other PID  Report.Never: it is nobody's that we see,
 //	namespaces may hold unseen              which is not free
-//	an automount that nobody has mounted    does not hold: nothing here triggers it
+//	below an automount nobody has mounted   does not hold, neither path: nor gone: nor
+//	                                        lock:; nothing here triggers it
+//	a link that the kernel does not follow  does not hold, neither path: nor gone:
+//	more locks than fit in one read         free only if many reads agree, or if all
+//	                                        descriptors were looked at
 //	a PID file with a bare number that      does not hold; looked at again, 4 s apart at
 //	cannot be judged                        most, as who may write there changes
 //	a user who is not known                 does not hold; asked again, 8 s apart at most

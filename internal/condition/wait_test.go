@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -121,8 +122,8 @@ func TestLooksAreNoEvents(t *testing.T) {
 	r.idle()        // which it never would be, if each look caused another
 }
 
-// The loop goes on, and its timeout comes, while a file system does not answer: a
-// FUSE server that has taken the connection and never says a word.
+// A file system that may not answer is not asked: here a FUSE server that has taken
+// the connection and never says a word.
 func TestHangingFileSystem(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.Requirement{What: "FUSE", Check: func() error {
 		text, err := os.ReadFile("/proc/filesystems")
@@ -142,23 +143,90 @@ func TestHangingFileSystem(t *testing.T) {
 		must(t, syscall.Mount("hung", "/run/hung", "fuse", 0, "fd="+itoa(fd)+",rootmode=40000,user_id=0,group_id=0"))
 		defer syscall.Unmount("/run/hung", syscall.MNT_DETACH)
 
-		r := begin(t, forever(Options{Any: true}), "path:/run/hung/a", "listen:/run/hung/b", "pidfile:/run/hung/c", "path:/run/x")
-		r.idle() // each of the three hangs by itself
-		mkdirs(t, "/run/x")
-		if got := r.holds(); !strings.Contains(got.Conditions[1].Why, "a file system hangs") || !got.Conditions[3].Holds {
-			t.Errorf("%+v", got)
+		must(t, os.Symlink("/run/hung/x", "/run/link"))
+		for _, text := range []string{"path:/run/hung", "path:/run/hung/a", "gone:/run/hung/a", "listen:/run/hung/b", "connect:/run/hung/b", "lock:/run/hung/c", "pidfile:/run/hung/c", "path:/run/link", "path:/run/hung/../x"} {
+			r := begin(t, forever(Options{}), text, "path:/run/never")
+			<-r.done
+			if r.err != nil || !r.report.Never || !strings.Contains(r.report.Conditions[0].Why, "lies on a fuse, mounted on /run/hung: ") {
+				t.Errorf("%+v, %v", r.report, r.err)
+			}
 		}
-		r = begin(t, Options{Timeout: 2 * time.Second}, "path:/run/hung/a", "path:/run/x", "gone:/run/x")
-		<-r.done
-		if r.err != nil || !r.report.TimedOut || !r.report.Conditions[1].Holds || r.report.Conditions[2].Looks != 1 {
-			t.Errorf("%+v, %v", r.report, r.err)
-		}
-		// It ends, and the look that hung goes on.
-		r = begin(t, forever(Options{}), "path:/run/hung")
+		r := begin(t, forever(Options{Any: true}), "path:/run/hung/a", "path:/run/x")
 		r.idle()
-		end()
+		mkdirs(t, "/run/x")
+		r.holds()
+		// Once it is unmounted there is an answer.
+		r = begin(t, forever(Options{Any: true}), "gone:/run/hung/a", "path:/run/y")
+		r.idle()
 		must(t, syscall.Unmount("/run/hung", syscall.MNT_DETACH))
 		r.holds()
+	})
+}
+
+// What is below an automount that nobody has mounted is neither there nor gone, and
+// is not mounted by who waits.
+func TestAutomount(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.Requirement{What: "autofs in the kernel", Check: func() error {
+		text, err := os.ReadFile("/proc/filesystems")
+		if err == nil && !strings.Contains(string(text), "\tautofs\n") {
+			err = errors.New("/proc/filesystems does not list it")
+		}
+		return err
+	}})
+	nstest.Run(t, nstest.Options{Real: true}, func(t *testing.T) {
+		mkdirs(t, "/run/auto")
+		packets, w, err := os.Pipe()
+		must(t, err)
+		defer packets.Close()
+		daemon := exec.Command("sleep", "600") // its process group alone may look inside without a question
+		daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		must(t, daemon.Start())
+		defer daemon.Wait()
+		defer daemon.Process.Kill()
+		must(t, syscall.Mount("auto", "/run/auto", "autofs", 0, "fd="+itoa(int(w.Fd()))+",pgrp="+itoa(daemon.Process.Pid)+",minproto=5,maxproto=5,direct"))
+		w.Close()
+		defer syscall.Unmount("/run/auto", syscall.MNT_DETACH)
+		for _, text := range []string{"path:/run/auto/x", "gone:/run/auto/x", "lock:/run/auto/x", "listen:/run/auto/x", "pidfile:/run/auto/x"} {
+			says(t, text, false, "/run/auto is an automount on which nothing is mounted yet")
+		}
+		r := begin(t, forever(Options{}), "path:/run/auto/x", "gone:/run/auto/y")
+		r.polls(3)
+		must(t, packets.SetReadDeadline(time.Now()))
+		if n, err := packets.Read(make([]byte, 512)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("it was asked to be mounted: %d, %v", n, err)
+		}
+		must(t, syscall.Unmount("/run/auto", syscall.MNT_DETACH))
+		mkdirs(t, "/run/auto/x")
+		r.holds()
+	})
+}
+
+// A link that the kernel refuses to follow leads nowhere: nothing is there, and
+// nothing is gone.
+func TestRefusedLinks(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		const nosymfollow = 256 // MS_NOSYMFOLLOW of linux/mount.h, Linux 5.10
+		mkdirs(t, "/run/m")
+		must(t, syscall.Mount("none", "/run/m", "tmpfs", nosymfollow, ""))
+		defer syscall.Unmount("/run/m", syscall.MNT_DETACH)
+		fd := socket(t, "/run/s", syscall.SOCK_STREAM)
+		must(t, syscall.Listen(fd, 5))
+		must(t, syscall.SetNonblock(fd, true))
+		must(t, os.Symlink("/run/s", "/run/m/link"))
+		if _, err := os.Stat("/run/m/link"); !errors.Is(err, syscall.ELOOP) {
+			t.Skip("this kernel has no nosymfollow: ", err)
+		}
+		for _, kind := range []string{"path", "listen", "connect", "lock"} {
+			says(t, kind+":/run/m/link", false, "the kernel does not follow /run/m/link to its end")
+		}
+		says(t, "gone:/run/m/link/x", false, "")
+		if _, _, err := syscall.Accept(fd); err != syscall.EAGAIN {
+			t.Error("somebody connected")
+		}
+		must(t, os.WriteFile("/run/file", nil, 0o644))
+		says(t, "path:/run/file/.", false, "")
+		says(t, "gone:/run/file/.", true, "")
 	})
 }
 

@@ -22,6 +22,8 @@ type sight struct {
 	// other kernel changes what is on the way there.
 	mount *mounts.Mount
 	local bool
+	// silent says that it was not asked: see walker.answers.
+	silent bool
 }
 
 func (s *sight) close() {
@@ -52,7 +54,60 @@ type walker struct {
 
 // walk looks where path leads. If follow is false the last name is taken as it is,
 // link or not. mask adds events of the entries in the last directory.
+//
+// The walk is there for the watches. What counts is one lookup of the whole path by
+// the kernel, which may refuse what a walk can do (protected_symlinks in proc(5),
+// nosymfollow in mount(8)), and needs a directory before a last "/.".
 func (l *look) walk(path string, follow bool, mask uint32) *sight {
+	for again := 3; ; again-- {
+		s := l.follow(path, follow, mask)
+		if s.silent || s.fd < 0 && !s.absent || l.confirmed(path, follow, s, again == 0) {
+			return s
+		}
+		s.close()
+	}
+}
+
+// confirmed asks the kernel for the whole path, and reports whether it finds what the
+// walk has found. With force what it says replaces that.
+func (l *look) confirmed(path string, follow bool, s *sight, force bool) bool {
+	if path == "" {
+		return true
+	}
+	flags := linux.O_PATH
+	if !follow {
+		flags |= linux.O_NOFOLLOW
+	}
+	fd, err := linux.Openat(linux.AT_FDCWD, path, flags, 0)
+	var st syscall.Stat_t
+	if err == nil {
+		defer linux.Close(fd)
+		err = linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &st)
+	}
+	absent := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR)
+	switch {
+	case err == nil && s.fd >= 0 && st.Dev == s.st.Dev && st.Ino == s.st.Ino, absent && s.absent:
+		return true
+	case err == nil || absent && !force:
+		if force {
+			s.close()
+			s.absent, s.why = false, path+" changes faster than it can be looked at"
+			l.blind("%s", s.why)
+		}
+		return force
+	case absent:
+		s.close()
+		s.absent, s.why = true, fmt.Sprintf("the kernel finds nothing at %s (%v)", path, err)
+	default:
+		s.close()
+		s.absent, s.why = false, fmt.Sprintf("the kernel does not follow %s to its end: %v", path, err)
+	}
+	l.blind("%s", s.why)
+	return true
+}
+
+// follow is the walk.
+func (l *look) follow(path string, follow bool, mask uint32) *sight {
 	w := &walker{look: l, dir: -1, s: &sight{fd: -1, local: true}}
 	defer func() {
 		if w.dir >= 0 {
@@ -142,6 +197,9 @@ func (w *walker) start(path string) bool {
 		w.fail(false, "cannot open the directory %s: %v", at, err)
 		return false
 	}
+	if !w.answers(w.dir, at) {
+		return false
+	}
 	w.rest = append(names(path), w.rest...)
 	return true
 }
@@ -180,9 +238,15 @@ func (w *walker) watch(name string, events uint32) {
 // open opens name and looks at it.
 func (w *walker) open(name string) bool {
 	w.s.absent, w.s.why = false, ""
+	if !w.mounted(name) {
+		return false
+	}
 	fd, err := linux.Openat(w.dir, name, linux.O_PATH|linux.O_NOFOLLOW, 0)
 	if err == nil {
 		w.s.fd = fd
+		if !w.answers(fd, w.join(name)) {
+			return false
+		}
 		if err = linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &w.s.st); err == nil {
 			return true
 		}
@@ -236,6 +300,9 @@ func (w *walker) magic(name string) bool {
 	fd, err := linux.Openat(w.dir, name, linux.O_PATH, 0)
 	if err == nil {
 		w.s.fd = fd
+		if !w.answers(fd, w.join(name)) {
+			return false
+		}
 		err = linux.Fstatat(fd, "", linux.AT_EMPTY_PATH, &w.s.st)
 	}
 	if err != nil {
@@ -272,4 +339,56 @@ func (w *walker) knowFile() {
 	if w.s.fd >= 0 {
 		w.s.mount = w.know(w.s.fd)
 	}
+}
+
+// answers reports whether what fd holds may be asked. A server, a process or another
+// machine, may take a question and never answer; then whoever asked can neither end
+// nor become another program, not even by SIGKILL (FUSE, fs/fuse/dev.c,
+// request_wait_answer), and a thread of this process is this process. So nothing that
+// lies there is asked. What "/" lies on has to answer, or nothing would run here.
+func (w *walker) answers(fd int, path string) bool {
+	m := w.mountQuietly(fd)
+	if m == nil || mounts.Answers(m.FSType) || m.Point == "/" || m.FSType == "autofs" {
+		return true
+	}
+	w.fail(false, "%s lies on a %s, mounted on %s: a server that does not answer would keep whoever asks for ever, so it is not asked", path, m.FSType, m.Point)
+	w.s.silent, w.f.never = true, true
+	return false
+}
+
+// mounted reports whether the entry name of the directory may be looked up: not in an
+// automount, which would be mounted by that, or is an empty directory where it is not.
+func (w *walker) mounted(name string) bool {
+	m := w.mountQuietly(w.dir)
+	if m == nil || m.FSType != "autofs" {
+		return true
+	}
+	if at, err := w.proc.FdPath(w.dir); err == nil {
+		table, err := w.shared.mounts.read(w.proc)
+		for i := range table {
+			if err == nil && table[i].FSType != "autofs" && table[i].Point == strings.TrimSuffix(at, "/")+"/"+name {
+				return true
+			}
+		}
+	}
+	w.fail(false, "%s is an automount on which nothing is mounted yet, so what is in it cannot be told", m.Point)
+	w.s.silent = true
+	return false
+}
+
+// mountQuietly is the mount that fd lies on, found without asking its file system
+// anything; nil where it is not known.
+func (w *walker) mountQuietly(fd int) *mounts.Mount {
+	if w.proc == nil {
+		return nil
+	}
+	id, err := w.proc.MountID(fd)
+	if err != nil {
+		return nil
+	}
+	table, err := w.shared.mounts.read(w.proc)
+	if err != nil {
+		return nil
+	}
+	return mounts.ByID(table, id)
 }
