@@ -62,7 +62,7 @@ func find(path string) (*Process, error) {
 	if err := trustFile(dir, name, path); err != nil {
 		return nil, err
 	}
-	n, err := lookAt(p, dir, name, path)
+	n, err := lookAt(p, dir, name, path, nil)
 	if err != nil {
 		return nil, err
 	}

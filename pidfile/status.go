@@ -79,8 +79,15 @@ func (s *Status) Why() string {
 // files of every program, not only those of Create, changes nothing, locks
 // nothing and sends no signal. The error is for a file that is not there
 // (fs.ErrNotExist) or cannot be looked at; what it says is no error.
-func Check(path string) (*Status, error) {
-	n, err := check(path)
+func Check(path string) (*Status, error) { return CheckExclusive(path) }
+
+// CheckExclusive is Check for whoever knows that nobody outside of this container (of
+// this PID namespace) uses the directories in exclusive, each with what is below it on
+// the same mount: there the number in another program's file can only be one of ours.
+// The kernel does not tell that of a volume, or of a tmpfs that is mounted in the
+// container.
+func CheckExclusive(path string, exclusive ...string) (*Status, error) {
+	n, err := check(path, exclusive)
 	if err != nil {
 		return nil, &fs.PathError{Op: "check", Path: path, Err: err}
 	}
@@ -88,7 +95,7 @@ func Check(path string) (*Status, error) {
 	return status(path, n), nil
 }
 
-func check(path string) (*stale.Named, error) {
+func check(path string, exclusive []string) (*stale.Named, error) {
 	dir, name, err := open(path)
 	if err != nil {
 		return nil, err
@@ -99,12 +106,12 @@ func check(path string) (*stale.Named, error) {
 		return nil, err
 	}
 	defer p.Close()
-	return lookAt(p, dir, name, path)
+	return lookAt(p, dir, name, path, exclusive)
 }
 
 // lookAt judges a PID file, again if it is exchanged meanwhile.
-func lookAt(p *process.Proc, dir *fsat.Dir, name, path string) (n *stale.Named, err error) {
-	j, err := newJudge(p)
+func lookAt(p *process.Proc, dir *fsat.Dir, name, path string, exclusive []string) (n *stale.Named, err error) {
+	j, err := newJudge(p, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +133,8 @@ func unwrapPath(err error) error {
 }
 
 // newJudge is a judge that knows the boot stamp, if this machine has one.
-func newJudge(p *process.Proc) (*stale.Judge, error) {
-	o := stale.Options{Proc: p}
+func newJudge(p *process.Proc, exclusive []string) (*stale.Judge, error) {
+	o := stale.Options{Proc: p, Exclusive: exclusive}
 	if run, err := fsat.OpenDir(runDir); err == nil {
 		if s, made, err := runfs.FindStamp(run); err == nil && s != nil {
 			o.Stamp = &stale.Stamp{Identity: s.Identity, Made: made}

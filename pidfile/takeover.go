@@ -196,7 +196,7 @@ func (c *creation) look() error {
 	if c.proc == nil {
 		return fmt.Errorf("%w: there is no /proc; remove the file if you know that it does not", ErrUncertain)
 	}
-	j, err := newJudge(c.proc)
+	j, err := newJudge(c.proc, nil)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,11 @@ func (g *getent) run(database, key string) ([]byte, error) {
 		g.given = ErrUnknown
 		return nil, ErrUnknown
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), g.Timeout)
+	parent := g.Context
+	if parent == nil {
+		parent = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(parent, g.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, database, key)
 	out, errOut := limited{max: maxAnswer}, limited{max: 4096}
@@ -115,6 +119,8 @@ func (g *getent) run(database, key string) ([]byte, error) {
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
+	case parent.Err() != nil:
+		return nil, parent.Err()
 	case ctx.Err() != nil:
 		g.given = fmt.Errorf("%s %s %s: no answer after %v; the name service (nsswitch.conf(5)) hangs, and is not asked again", path, database, key, g.Timeout)
 		return nil, g.given

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,8 @@ type Getent struct {
 	Paths []string
 	// Timeout bounds one question. Zero is 10 seconds.
 	Timeout time.Duration
+	// Context, unless nil, ends a question: getent is killed and waited for.
+	Context context.Context
 }
 
 // DefaultGetent is getent where distributions have it. PATH is not asked: this

@@ -70,7 +70,7 @@ var waitOptions = []getopt.Option{
 	{Long: "json", Help: "print how it ended as JSON"},
 	{Long: "quiet", Short: 'q', Help: "no word on what does not hold, and no progress"},
 	{Long: "verbose", Short: 'v', Help: "tell when a condition begins or ends to hold"},
-	{Long: "exclusive", Arg: getopt.RequiredArg, ValueName: "DIR", Help: "lock: nobody outside of this container uses DIR"},
+	{Long: "exclusive", Arg: getopt.RequiredArg, ValueName: "DIR", Help: "lock:, pidfile: nobody outside of this container uses DIR"},
 	{Long: "help", Short: 'h', Help: "print this help"},
 }
 
@@ -198,6 +198,8 @@ func (r *waitRun) run(parent context.Context) int {
 	// on a terminal is cleared first.
 	if show || os.Getpid() == 1 {
 		r.catch(cancel)
+	} else if !signal.Ignored(syscall.SIGINT) {
+		_ = linux.DefaultSignal(syscall.SIGQUIT) // for which Go would print its goroutines
 	}
 	r.o.Note = func(text string) {
 		if !r.quiet {
@@ -222,10 +224,11 @@ func (r *waitRun) run(parent context.Context) int {
 // catch has SIGINT and the like end the wait.
 func (r *waitRun) catch(cancel func()) {
 	list := []os.Signal{syscall.SIGTERM}
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
-		if !signal.Ignored(sig) { // nohup
-			list = append(list, sig)
-		}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		list = append(list, syscall.SIGHUP)
+	}
+	if !signal.Ignored(syscall.SIGINT) { // and with it SIGQUIT, of which Go does not know: what a shell runs with &
+		list = append(list, syscall.SIGINT, syscall.SIGQUIT)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, list...)
@@ -281,7 +284,9 @@ func (r *waitRun) end(rep *condition.Report) int {
 	if code != ExitOK || len(r.command) == 0 {
 		return code
 	}
-	signal.Reset()
+	if os.Getpid() != 1 { // whose runtime would exit with 2 for a signal that the kernel does not let kill it
+		signal.Reset()
+	}
 	if sig := r.progress.signal(); sig != 0 { // it came too late for the wait
 		return endBySignal(sig)
 	}

@@ -29,9 +29,20 @@ func (p *waitProgress) signal() syscall.Signal { return syscall.Signal(p.caught.
 
 func (p *waitProgress) clear() {
 	if p.shown {
-		fmt.Fprint(p.env.Stderr, eraseLine)
+		p.print(eraseLine)
 		p.shown = false
 	}
+}
+
+// print writes to the terminal unless that would wait: one that ^S has stopped, or a
+// serial line with nobody at its end, is no reason to miss the end of the time.
+func (p *waitProgress) print(text string) {
+	if f, ok := p.env.Stderr.(*os.File); ok {
+		if ready, err := linux.PollOut(int(f.Fd())); err == nil && !ready {
+			return
+		}
+	}
+	fmt.Fprint(p.env.Stderr, text)
 }
 
 func (p *waitProgress) show(r *condition.Report) {
@@ -43,7 +54,7 @@ func (p *waitProgress) show(r *condition.Report) {
 	if p.env.Getenv("TERM") == "dumb" {
 		return // which cannot go back in a line
 	}
-	fmt.Fprint(p.env.Stderr, erase+waitLine(p.env.Prog, r, width))
+	p.print(erase + waitLine(p.env.Prog, r, width))
 	p.shown = true
 }
 

@@ -114,7 +114,7 @@ func TestWaitSleeps(t *testing.T) {
 // SIGINT and SIGTERM end it at once, as the shell expects.
 func TestWaitSignals(t *testing.T) {
 	link := slashrunLink(t)
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		mustDo(t, linux.DefaultSignal(sig)) // what runs the tests may ignore it, and then it stays so
 		cmd := exec.Command(link, "wait", "path:/nowhere")
 		mustDo(t, cmd.Start())

@@ -54,6 +54,7 @@ type look struct {
 	proc    *process.Proc
 	noProc  error
 	shared  *shared
+	ask     func(f func() error) error // for what starts a process, see waiter.ask
 	f       finding
 }
 

@@ -43,7 +43,7 @@ func (w *waiter) begin(now time.Time) {
 			w.dial(c, &dial{addrs: []netip.Addr{c.literal}}, now)
 			continue
 		}
-		list = append(list, &look{c: c, o: &w.o, proc: w.proc, noProc: w.noProc, shared: &b.shared})
+		list = append(list, &look{c: c, o: &w.o, proc: w.proc, noProc: w.noProc, shared: &b.shared, ask: w.ask})
 	}
 	if len(list) == 0 {
 		return

@@ -45,7 +45,8 @@ func (l *look) pidfile(path string) {
 			l.interest(interest{wd, "", written})
 		}
 	}
-	st, err := pidfile.Check(path)
+	s.close() // or we would be found to have it open
+	st, err := pidfile.CheckExclusive(path, l.o.Exclusive...)
 	if err != nil {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {

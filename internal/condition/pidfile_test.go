@@ -70,6 +70,31 @@ func TestPIDFile(t *testing.T) {
 	}
 }
 
+// On a tmpfs in a container a bare number may be of anybody's PID namespace, unless
+// the user knows better.
+func TestBareNumberInAContainer(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	nstest.Run(t, nstest.Options{}, func(t *testing.T) {
+		path := "/run/food.pid"
+		live := sleeper(t)
+		must(t, os.WriteFile(path, []byte(itoa(live.Process.Pid)+"\n"), 0o644))
+		c, err := Parse("pidfile:" + path)
+		must(t, err)
+		for _, exclusive := range [][]string{nil, {"/run"}} {
+			rep, err := Wait(t.Context(), []Condition{c}, Options{Timeout: 0, Exclusive: exclusive})
+			if err != nil || rep.Met != (exclusive != nil) {
+				t.Errorf("exclusive %q: %+v, %v", exclusive, rep, err)
+			}
+		}
+		live.Process.Kill()
+		live.Wait()
+		rep, err := Wait(t.Context(), []Condition{c}, Options{Timeout: 0, Exclusive: []string{"/run"}})
+		if err != nil || rep.Met || !strings.Contains(rep.Conditions[0].Why, "is gone") {
+			t.Errorf("%+v, %v", rep, err)
+		}
+	})
+}
+
 // A number without a newline may be the beginning of another number: it counts once
 // it has stayed as it is.
 func TestPIDFileHalfWritten(t *testing.T) {

@@ -52,7 +52,11 @@ func (l *look) lookUp(name string) (uint32, error) {
 		return 0, err
 	}
 	defer root.Close()
-	uid, _, _, _, err := accounts.System(root, l.o.Getent).User(name)
+	var uid uint32
+	err = l.ask(func() (err error) {
+		uid, _, _, _, err = accounts.System(root, l.o.Getent).User(name)
+		return err
+	})
 	if errors.Is(err, accounts.ErrUnknown) {
 		err = errors.New("there is no user of that name")
 	}

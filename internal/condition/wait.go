@@ -133,7 +133,9 @@ type waiter struct {
 
 	mu      sync.Mutex
 	users   int // the loop and the looks under way
-	wake    int // an eventfd
+	ended   bool
+	asks    sync.WaitGroup // the questions to the name service under way
+	wake    int            // an eventfd
 	results []result
 }
 
@@ -156,6 +158,9 @@ func Wait(ctx context.Context, list []Condition, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer w.release()
+	asking, cancel := context.WithCancel(ctx)
+	w.o.Getent.Context = asking
+	defer w.endAsking(cancel)
 	w.open()
 	for i, c := range list {
 		v := &waiting{Condition: c, index: i, dirty: true, f: finding{pidfd: -1}}
@@ -191,6 +196,38 @@ func (w *waiter) open() {
 	}
 	w.mountFd = fd
 	linux.PollPriority(fd) // changes count from here on
+}
+
+// ask runs f, which starts a process, unless the wait has ended.
+func (w *waiter) ask(f func() error) error {
+	w.mu.Lock()
+	if w.ended {
+		w.mu.Unlock()
+		return context.Canceled
+	}
+	w.asks.Add(1)
+	w.mu.Unlock()
+	defer w.asks.Done()
+	return f()
+}
+
+// endAsking has no process of ours be left when Wait returns: neither an orphan, nor
+// a child that the command of an entry point knows nothing of. One that not even
+// SIGKILL ends is not waited for.
+func (w *waiter) endAsking(cancel func()) {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
+	cancel()
+	done := make(chan struct{})
+	go func() {
+		w.asks.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
 }
 
 // note tells of what is missing, once.

@@ -35,6 +35,17 @@ func PollIn(fd int, d time.Duration) (bool, error) {
 	return n > 0, wrap("poll", err)
 }
 
+// PollOut reports whether a write to fd would not wait, without waiting: poll(2)
+// with POLLOUT. One to a terminal that ^S has stopped would.
+func PollOut(fd int) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	err := retry(func() error {
+		_, err := unix.Poll(fds, 0)
+		return err
+	})
+	return fds[0].Revents != 0, wrap("poll", err)
+}
+
 // PollPriority reports whether fd has something urgent to tell, without waiting:
 // poll(2) with POLLPRI. A mount table has after a change.
 func PollPriority(fd int) (bool, error) {
