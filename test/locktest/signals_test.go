@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,6 +31,13 @@ var harmless = linux.Sigset(0).With(syscall.SIGCHLD, syscall.SIGCONT, syscall.SI
 // start starts a flock in dir, without core dumps.
 func start(t *testing.T, dir string, flock []string, stdin io.Reader, stdout io.Writer, args ...string) *exec.Cmd {
 	t.Helper()
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT} { // what runs the tests may ignore them, nohup does
+		if signal.Ignored(sig) {
+			if err := linux.DefaultSignal(sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	argv := append(append([]string{"-c", `ulimit -c 0; exec "$@"`, "sh"}, flock...), args...)
 	cmd := exec.Command("/bin/sh", argv...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout = dir, stdin, stdout
