@@ -50,7 +50,8 @@ Whoever has to wait keeps its place in the kernel's queue, also with -w and
 
 --name takes NAME in /run/lock for root (/run/slashrun/lock where that is not
 safe) and in $XDG_RUNTIME_DIR for others, and refuses what others put there.
---fair has readers and writers wait in one queue; all who use the file must say so.`,
+--fair has readers and writers wait in one queue; all who use the file must say
+so.`,
 		Flags: lockFlags,
 		Files: true,
 		Sub:   func() []*Command { return []*Command{lockListCommand()} },
