@@ -134,8 +134,9 @@ type waiter struct {
 	mu      sync.Mutex
 	users   int // the loop and the looks under way
 	ended   bool
-	asks    sync.WaitGroup // the questions to the name service under way
-	wake    int            // an eventfd
+	asks    int           // the questions to the name service under way
+	asked   chan struct{} // closed when the last of them ends after the wait
+	wake    int           // an eventfd
 	results []result
 }
 
@@ -205,27 +206,36 @@ func (w *waiter) ask(f func() error) error {
 		w.mu.Unlock()
 		return context.Canceled
 	}
-	w.asks.Add(1)
+	w.asks++
 	w.mu.Unlock()
-	defer w.asks.Done()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.asks--; w.asks == 0 && w.asked != nil {
+			close(w.asked)
+		}
+	}()
 	return f()
 }
 
 // endAsking has no process of ours be left when Wait returns: neither an orphan, nor
 // a child that the command of an entry point knows nothing of. One that not even
-// SIGKILL ends is not waited for.
+// SIGKILL ends is not waited for. (Where nothing was asked there is no timer: the
+// first one takes descriptors, without which the runtime ends the program.)
 func (w *waiter) endAsking(cancel func()) {
+	cancel()
 	w.mu.Lock()
 	w.ended = true
+	if w.asks > 0 {
+		w.asked = make(chan struct{})
+	}
+	asked := w.asked
 	w.mu.Unlock()
-	cancel()
-	done := make(chan struct{})
-	go func() {
-		w.asks.Wait()
-		close(done)
-	}()
+	if asked == nil {
+		return
+	}
 	select {
-	case <-done:
+	case <-asked:
 	case <-time.After(time.Second):
 	}
 }
