@@ -186,7 +186,8 @@ func TestRelay(t *testing.T) {
 		file := identify(t, p, "/run/file")
 		for range 50 {
 			x := scanFor(t, p, Options{Objects: []Object{file}})
-			if len(x.Of(file.ID)) == 0 && !mentions(x.Incomplete, "come and go") {
+			// One that is looked at in its execve(2) may be refused to us.
+			if len(x.Of(file.ID)) == 0 && !mentions(x.Incomplete, "come and go") && !mentions(x.Incomplete, "the descriptors") {
 				t.Fatalf("nobody has it: %q", x.Incomplete)
 			}
 		}
